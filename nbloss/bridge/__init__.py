@@ -1,0 +1,1 @@
+"""Between arrays and the engine."""

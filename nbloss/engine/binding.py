@@ -1,0 +1,125 @@
+"""From a plain Python function to one bound to a number type.
+
+A definition or a template names what it uses: primitives, other definitions, flags. Binding makes
+a copy of the function in which those names mean something particular, say the scalar ``exp`` and
+float32 numbers, and a digest of everything that went in, by which compiled kernels are cached.
+"""
+
+import functools
+import hashlib
+import types as python_types
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from nbloss.engine import primitives, scalars
+
+# Sums may be reordered in templates (they add up blocks) but not within definitions; neither may
+# assume that there is no NaN or infinity.
+SCALAR_MATH = {"contract", "nsz"}
+TEMPLATE_MATH = {"contract", "nsz", "reassoc"}
+
+_SCALAR_OF = {id(getattr(primitives, name)): getattr(scalars, name) for name in primitives.NAMES}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def rebind(function: Callable, names: dict[str, Any], suffix: str = "") -> Callable:
+    """Copy a function with other meanings for its global names."""
+    copy = python_types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__ + suffix,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__qualname__ = copy.__name__
+    copy.__module__ = function.__module__
+    return copy
+
+
+@functools.cache
+def bind_scalar(function: Callable, dtype: type) -> Callable:
+    """Compile a definition, or a helper of one, for numbers of one type.
+
+    Every number constant becomes one of the type (a bare literal would promote float32 to
+    float64), each primitive its scalar, and plain functions that it calls are bound in turn.
+    """
+    return numba.njit(fastmath=SCALAR_MATH)(_bound(function, dtype, {}))
+
+
+def _bound(function: Callable, dtype: type, seen: dict[int, Callable]) -> Callable:
+    def meaning(value: Any) -> Any:
+        value = getattr(value, "formula", value)
+        value = _SCALAR_OF.get(id(value), value)
+        if isinstance(value, python_types.FunctionType):
+            if id(value) not in seen:
+                seen[id(value)] = numba.njit(fastmath=SCALAR_MATH)(_bound(value, dtype, seen))
+            return seen[id(value)]
+        return dtype(value) if _is_number(value) else value
+
+    code = function.__code__
+    constants = tuple(dtype(c) if _is_number(c) else c for c in code.co_consts)
+    names = {
+        name: meaning(function.__globals__[name])
+        for name in code.co_names
+        if name in function.__globals__
+    }
+    cells = tuple(
+        python_types.CellType(meaning(cell.cell_contents)) for cell in function.__closure__ or ()
+    )
+    bound = python_types.FunctionType(
+        code.replace(co_consts=constants),
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        cells,
+    )
+    bound.__qualname__ = function.__name__
+    bound.__module__ = function.__module__
+    return bound
+
+
+def digest(*things: Any) -> str:
+    """Hash functions by what they do (code, constants, all that they call), values by ``repr``."""
+    hasher = hashlib.sha256()
+    _feed(hasher, things, set())
+    return hasher.hexdigest()[:24]
+
+
+def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
+    thing = getattr(thing, "formula", thing)
+    thing = getattr(thing, "py_func", thing)
+    if isinstance(thing, python_types.FunctionType):
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        hasher.update(thing.__name__.encode())
+        _feed(hasher, thing.__code__, seen)
+        for name in thing.__code__.co_names:
+            if name in thing.__globals__:
+                hasher.update(name.encode())
+                _feed(hasher, thing.__globals__[name], seen)
+        for cell in thing.__closure__ or ():
+            _feed(hasher, cell.cell_contents, seen)
+    elif isinstance(thing, python_types.CodeType):
+        hasher.update(thing.co_code)
+        hasher.update(repr(thing.co_names).encode())
+        for constant in thing.co_consts:
+            _feed(hasher, constant, seen)
+    elif isinstance(thing, tuple | list):
+        hasher.update(f"{len(thing)}(".encode())
+        for item in thing:
+            _feed(hasher, item, seen)
+    elif isinstance(thing, dict):
+        for key in sorted(thing):
+            hasher.update(key.encode())
+            _feed(hasher, thing[key], seen)
+    elif isinstance(thing, python_types.ModuleType | type | np.ufunc) or callable(thing):
+        hasher.update(f"{getattr(thing, '__module__', '')}.{thing.__name__}".encode())
+    else:
+        hasher.update(f"{type(thing).__name__}:{thing!r}".encode())

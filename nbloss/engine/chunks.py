@@ -1,0 +1,48 @@
+"""How work is cut into pieces: by its shape alone, never by the number of threads.
+
+A segment is a run of elements that is summed in the computing type; a worker's chunk is a number
+of segments, whose sums are added in float64. Tests set these to tiny numbers.
+"""
+
+SEGMENT = 1024  # elements
+CHUNK = 1 << 14  # elements, about
+
+
+def count(total: int, size: int) -> int:
+    """How many pieces of a size it takes to cover the total."""
+    return -(-total // size)
+
+
+def layout(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple | None:
+    """Fold a shape into rows and columns, if the strides of all operands allow it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    strides : list of tuple of int
+        The strides of each operand, in elements.
+
+    Returns
+    -------
+    tuple or None
+        ``(rows, columns, outer strides, inner strides)``; None if it takes more than two
+        dimensions, or if an operand is traversed backwards.
+    """
+    dims: list[tuple[int, list[int]]] = []
+    for axis, size in enumerate(shape):
+        if size == 1:
+            continue
+        steps = [s[axis] for s in strides]
+        if min(steps, default=0) < 0:
+            return None
+        if dims and all(a == b * size for a, b in zip(dims[-1][1], steps, strict=True)):
+            dims[-1] = (dims[-1][0] * size, steps)
+        else:
+            dims.append((size, steps))
+    if len(dims) > 2:
+        return None
+    zeros = [0] * len(strides)
+    while len(dims) < 2:
+        dims.insert(0, (1, zeros))
+    (rows, outer), (columns, inner) = dims
+    return rows, columns, tuple(outer), tuple(inner)

@@ -1,0 +1,81 @@
+"""A template and what it is specialised for become a compiled worker.
+
+Every worker has one signature, ``worker(integers, floats, chunk)``: a block of integers (addresses,
+sizes, strides), a block of floats (parameters, factors), and the number of the chunk to do. All that
+shapes the machine code (number type, operands, wanted gradients) is fixed when it is compiled.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import numba
+from numba import types
+from numba.core.ccallback import CFunc
+
+from nbloss.engine import binding, cache
+from nbloss.engine.unroll import unroll
+
+_SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.float64), types.int64)
+_lock = threading.Lock()
+_workers: dict[Any, Any] = {}
+
+
+def worker(template: Callable, scalars: dict[str, Any], dtype: type, **flags: Any) -> Any:
+    """Compile a template, or take it from memory or disk.
+
+    Parameters
+    ----------
+    template : function
+        ``template(integers, floats, chunk)``, in the subset of Python that Numba compiles.
+    scalars : dict
+        Definitions for the template to call, by the name that the template gives them.
+    dtype : type
+        NumPy's type of the numbers that the definitions compute in.
+    **flags
+        Constants of the template, by name; hashable.
+
+    Returns
+    -------
+    int or function
+        The worker's address in memory; the function itself when Numba is switched off.
+    """
+    key = (template, dtype, tuple(scalars.items()), tuple(flags.items()))
+    found = _workers.get(key)
+    if found is None:
+        with _lock:
+            found = _workers.get(key)
+            if found is None:
+                found = _workers[key] = _compile(template, scalars, dtype, flags)
+    return found
+
+
+def _compile(template: Callable, scalars: dict, dtype: type, flags: dict) -> Any:
+    # The same definitions and flags always give the same name, and any change in them another.
+    suffix = binding.digest(template, scalars, dtype, flags, numba.config.BOUNDSCHECK or 0)
+    names = {name: binding.bind_scalar(f, dtype) for name, f in scalars.items()}
+    for name, flag in flags.items():
+        names[name] = _helper(flag) if isinstance(flag, FunctionType) else flag
+    bound = unroll(template, {**names, "COMPUTED": dtype})
+    bound.__qualname__ = bound.__name__ = f"{template.__name__}_{suffix}"
+    if numba.config.DISABLE_JIT:
+        return bound
+    options = {"nopython": True, "fastmath": binding.TEMPLATE_MATH}
+    compiled = CFunc(bound, (_SIGNATURE.args, _SIGNATURE.return_type), {}, options)
+    compiled._cache = cache.kernel_cache(bound)
+    compiled.compile()
+    _keep_alive.append(compiled)
+    return compiled.address
+
+
+# The machine code lives as long as the object that holds it.
+_keep_alive: list[CFunc] = []
+
+
+
+@functools.cache
+def _helper(function: Callable) -> Callable:
+    """Compile a function that templates share; once, since Numba keeps what it has compiled."""
+    return numba.njit(function)

@@ -1,0 +1,207 @@
+"""Memory as kernels see it: addresses become arrays, stored numbers become computing ones.
+
+Each function has a body in plain Python, which runs when Numba is switched off and says what is
+meant, and an ``@overload`` that Numba compiles. Operands come in tuples of any length: the
+overloads peel them one by one, and LLVM flattens what they build.
+"""
+
+import ctypes
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+# How a stored number is held, and what it is computed in. NumPy has no bfloat16 and Numba no
+# float16, so both half types travel as their bits.
+STORED = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.uint16,
+    "bfloat16": np.uint16,
+}
+COMPUTED = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float32,
+    "bfloat16": np.float32,
+}
+
+
+@intrinsic
+def _pointer(typingctx, address, dtype):
+    pointer = types.CPointer(dtype.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(types.int64, dtype), codegen
+
+
+def array_at(address, size, dtype):
+    """View ``size`` numbers of ``dtype`` at an address as a 1-D array."""
+    if size == 0:
+        return np.empty(0, dtype)
+    buffer = (ctypes.c_byte * (size * np.dtype(dtype).itemsize)).from_address(int(address))
+    return np.frombuffer(buffer, dtype)
+
+
+@overload(array_at, inline="never")
+def _array_at(address, size, dtype):
+    def implementation(address, size, dtype):
+        return numba.carray(_pointer(address, dtype), (size,))
+
+    return implementation
+
+
+def span(rows, outer, columns, inner):
+    """How many numbers rows and columns reach over, by their strides."""
+    return (rows - 1) * outer + (columns - 1) * inner + 1 if rows > 0 and columns > 0 else 0
+
+
+@overload(span)
+def _span(rows, outer, columns, inner):
+    return span
+
+
+@intrinsic
+def call_worker(typingctx, worker, integers, floats, chunk):
+    """Call a compiled worker by its address."""
+    signature = types.void(types.int64, types.int64, types.int64, types.int64)
+
+    def codegen(context, builder, signature, arguments):
+        word = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [word, word, word]).as_pointer()
+        builder.call(builder.inttoptr(arguments[0], kind), arguments[1:])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# --- half types -----------------------------------------------------------------------------
+
+
+def _half_to_float(x):
+    return np.uint16(x).view(np.float16).astype(np.float32)
+
+
+def _float_to_half(x):
+    return np.float32(x).astype(np.float16).view(np.uint16)
+
+
+def _bfloat16_to_float(x):
+    return (np.uint32(x) << np.uint32(16)).view(np.float32)
+
+
+def _float_to_bfloat16(x):
+    if x != x:
+        return np.uint16(0x7FC0)
+    bits = np.float32(x).view(np.uint32)
+    # Round to nearest, ties to the even neighbour.
+    carry = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16((np.uint64(bits) + np.uint64(carry)) >> np.uint64(16))
+
+
+@intrinsic
+def _widen_half(typingctx, x):
+    def codegen(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def _round_half(typingctx, x):
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen
+
+
+@intrinsic
+def _bits(typingctx, x):
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), codegen
+
+
+@intrinsic
+def _from_bits(typingctx, x):
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), codegen
+
+
+@overload(_half_to_float)
+def _overload_half_to_float(x):
+    return lambda x: _widen_half(x)
+
+
+@overload(_float_to_half)
+def _overload_float_to_half(x):
+    return lambda x: _round_half(np.float32(x))
+
+
+@overload(_bfloat16_to_float)
+def _overload_bfloat16_to_float(x):
+    return lambda x: _from_bits(np.uint32(x) << np.uint32(16))
+
+
+@overload(_float_to_bfloat16)
+def _overload_float_to_bfloat16(x):
+    def implementation(x):
+        bits = _bits(np.float32(x))
+        carry = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        rounded = np.uint16((np.uint32(bits + carry)) >> np.uint32(16))
+        return np.uint16(0x7FC0) if x != x else rounded
+
+    return implementation
+
+
+def widen_float32(x):
+    return np.float32(x)
+
+
+def widen_float64(x):
+    return np.float64(x)
+
+
+def widen_float16(x):
+    return _half_to_float(x)
+
+
+def widen_bfloat16(x):
+    return _bfloat16_to_float(x)
+
+
+def narrow_float32(x):
+    return np.float32(x)
+
+
+def narrow_float64(x):
+    return np.float64(x)
+
+
+def narrow_float16(x):
+    return _float_to_half(x)
+
+
+def narrow_bfloat16(x):
+    return _float_to_bfloat16(x)
+
+
+WIDEN = {
+    "float32": widen_float32,
+    "float64": widen_float64,
+    "float16": widen_float16,
+    "bfloat16": widen_bfloat16,
+}
+NARROW = {
+    "float32": narrow_float32,
+    "float64": narrow_float64,
+    "float16": narrow_float16,
+    "bfloat16": narrow_bfloat16,
+}

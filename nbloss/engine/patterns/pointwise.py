@@ -1,0 +1,260 @@
+"""Losses of single elements: one formula over operands of one shape."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from nbloss.engine import chunks, compiler, driver
+from nbloss.engine.driver import PARTIALS
+from nbloss.engine.memory import COMPUTED as COMPUTING
+from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at, span
+from nbloss.engine.patterns.combine import GROUPS_PER_CHUNK, combiner
+from nbloss.engine.problem import Problem
+from nbloss.engine.registry import Definition
+
+# The block of integers: first the combiner's, then ours, then the operands' and gradients'.
+OUT, GROUPS, PER_GROUP, ROWS, COLUMNS, LENGTH, PER_CHUNK = range(7)
+FIRST_OPERAND = 7
+# The block of floats.
+VALUE_SCALE, GRADIENT_SCALE, FIRST_PARAMETER = range(3)
+
+
+def template(integers, floats, chunk):
+    """Do a number of segments: runs of at most LENGTH elements of one row."""
+    rows, columns, length = integers[ROWS], integers[COLUMNS], integers[LENGTH]
+    per_row = (columns + length - 1) // length
+    first = chunk * integers[PER_CHUNK]
+    last = min(first + integers[PER_CHUNK], rows * per_row)
+
+    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in ARRAYS)
+    inner = tuple(integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS)
+    arrays = tuple(
+        array_at(
+            integers[FIRST_OPERAND + 3 * k],
+            span(rows, outer[k], columns, inner[k]),
+            STORAGE,
+        )
+        for k in ARRAYS
+    )
+    gradients = tuple(
+        array_at(integers[FIRST_GRADIENT + k], rows * columns if WANTED[k] else 0, STORAGE)
+        for k in DERIVATIVES
+    )
+    values = array_at(integers[OUT], rows * columns if EACH else 0, STORAGE)
+    sums = array_at(integers[PARTIALS], rows * per_row if SUMMED else 0, np.float64)
+    parameters = tuple(COMPUTED(floats[FIRST_PARAMETER + k]) for k in PARAMETERS)
+    scale = COMPUTED(floats[GRADIENT_SCALE])
+
+    for segment in range(first, last):
+        row = segment // per_row
+        start = (segment - row * per_row) * length
+        count = min(length, columns - start)
+        begin = row * columns + start
+        bases = tuple(row * outer[k] + start * inner[k] for k in ARRAYS)
+        total = COMPUTED(0.0)
+        for i in range(count):
+            if DENSE:
+                numbers = tuple(widen(arrays[k][begin + i]) for k in ARRAYS)
+            else:
+                numbers = tuple(widen(arrays[k][bases[k] + i * inner[k]]) for k in ARRAYS)
+            outputs = loss(*numbers[:OPERANDS], *parameters)
+            value = outputs[0]
+            factor = scale
+            if UPSTREAM:
+                factor = scale * numbers[OPERANDS + WEIGHTED]
+            if WEIGHTED:
+                value = numbers[OPERANDS] * outputs[0]
+                if WANTED[LAST]:
+                    gradients[LAST][begin + i] = narrow(factor * outputs[0])
+                factor = factor * numbers[OPERANDS]
+            if EACH:
+                values[begin + i] = narrow(value)
+            if SUMMED:
+                total += value
+            for k in FORMULAS:
+                if WANTED[k]:
+                    gradients[k][begin + i] = narrow(factor * outputs[1 + k])
+        if SUMMED:
+            sums[segment] = total
+
+
+@functools.cache
+def kernel(
+    definition: Definition,
+    dtype: str,
+    wanted: tuple[bool, ...],
+    value: str,
+    has_weight: bool,
+    upstream: bool,
+    dense: bool,
+) -> Any:
+    """Compile the template for one way of using it.
+
+    Parameters
+    ----------
+    definition : Definition
+    dtype : str
+        Type of the operands and results.
+    wanted : tuple of bool
+        Which derivatives of the formula are stored.
+    value : {"each", "sum", ""}
+        Whether values are stored one by one, summed, or not needed.
+    has_weight : bool
+        Whether the last operand is a weight to multiply with.
+    upstream : bool
+        Whether the gradient from above is one more operand.
+    dense : bool
+        Whether all operands are contiguous and of one shape.
+    """
+    operands = len(definition.operands)
+    arrays = operands + has_weight + upstream
+    return compiler.worker(
+        template,
+        {"loss": definition.formula},
+        COMPUTING[dtype],
+        STORAGE=STORED[dtype],
+        widen=WIDEN[dtype],
+        narrow=NARROW[dtype],
+        OPERANDS=operands,
+        ARRAYS=tuple(range(arrays)),
+        FIRST_GRADIENT=FIRST_OPERAND + 3 * arrays,
+        DERIVATIVES=tuple(range(len(wanted))),
+        FORMULAS=tuple(range(len(definition.differentiable))),
+        LAST=len(wanted) - 1,
+        WANTED=wanted,
+        PARAMETERS=tuple(range(len(definition.parameters))),
+        EACH=value == "each",
+        SUMMED=value == "sum",
+        WEIGHTED=has_weight,
+        UPSTREAM=upstream,
+        DENSE=dense,
+    )
+
+
+def _launch(
+    xp: Any,
+    problem: Problem,
+    wanted: tuple[bool, ...],
+    value: str,
+    out: Any,
+    groups: int,
+    scales: tuple[float, float],
+    upstream: Any = None,
+) -> tuple:
+    """Lay the memory out, run the kernel, and give the gradients."""
+    definition, operands = problem.definition, problem.operands
+    dtype = xp.dtype(operands[0])
+    shape = tuple(operands[0].shape)
+    if upstream is not None:
+        operands = (*operands, upstream)
+    has_weight = len(problem.operands) > len(definition.operands)
+
+    dense = all(xp.is_contiguous(x) for x in operands)
+    if dense:
+        size = xp.size(operands[0])
+        laid = (1, size, (0,) * len(operands), (1,) * len(operands))
+        if definition.mean_over_classes and groups > 1:
+            laid = (groups, size // groups, *laid[2:])
+    else:
+        laid = chunks.layout(shape, [xp.strides(x) for x in operands])
+        if laid is None or (groups > 1 and laid[0] != groups):
+            operands = tuple(xp.contiguous(x) for x in operands)
+            size = xp.size(operands[0])
+            inner = (1,) * len(operands)
+            laid = (groups, size // groups, (size // groups,) * len(operands), inner)
+    rows, columns, outer, inner = laid
+
+    per_row = chunks.count(columns, chunks.SEGMENT)
+    per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
+    order = _gradient_order(definition, has_weight)
+    gradients = tuple(
+        xp.empty(shape, operands[0]) if wanted[k] else None for k in order
+    )
+    integers = (
+        xp.address(out) if out is not None else 0,
+        groups,
+        rows * per_row // max(groups, 1),
+        rows,
+        columns,
+        chunks.SEGMENT,
+        per_chunk,
+    )
+    for x, o, i in zip(operands, outer, inner, strict=True):
+        integers += (xp.address(x), o, i)
+    integers += tuple(0 if g is None else xp.address(g) for g in gradients)
+    summed = value == "sum"
+    driver.run(
+        kernel(
+            definition,
+            dtype,
+            tuple(wanted[k] for k in order),
+            value,
+            has_weight,
+            upstream is not None,
+            dense,
+        ),
+        chunks.count(rows * per_row, per_chunk),
+        integers,
+        (*scales, *problem.parameters),
+        combiner(dtype) if summed else 0,
+        chunks.count(groups, GROUPS_PER_CHUNK) if summed else 0,
+        rows * per_row if summed else 0,
+        rows * columns,
+        xp.threads(),
+    )
+    by_operand: list[Any] = [None] * len(problem.operands)
+    for k, gradient in zip(order, gradients, strict=True):
+        by_operand[k] = gradient
+    return tuple(by_operand)
+
+
+def _gradient_order(definition: Definition, has_weight: bool) -> tuple[int, ...]:
+    """Which operand each derivative belongs to, in the order of the formula's returns."""
+    order = tuple(definition.operands.index(name) for name in definition.differentiable)
+    return (*order, len(definition.operands)) if has_weight else order
+
+
+def _mean_scale(problem: Problem, shape: tuple[int, ...], size: int) -> float:
+    """Factor of the sum of all elements that makes it the reduced value."""
+    if problem.reduction == "mean":
+        return 1.0 / size if size else math.nan
+    if problem.definition.mean_over_classes:
+        return 1.0 / shape[-1] if shape[-1] else math.nan
+    return 1.0
+
+
+def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, tuple]:
+    """Give the value and, for a reduced loss, the wanted gradients from the same pass."""
+    first = problem.operands[0]
+    shape = tuple(first.shape)
+    nothing = (False,) * len(problem.operands)
+    scale = _mean_scale(problem, shape, xp.size(first))
+    if problem.reduction != "none":
+        out = xp.empty((), first)
+        return out, _launch(xp, problem, wanted, "sum", out, 1, (scale, scale))
+    if problem.definition.mean_over_classes:
+        out = xp.empty(shape[:-1], first)
+        _launch(xp, problem, nothing, "sum", out, math.prod(shape[:-1]), (scale, 0.0))
+    else:
+        out = xp.empty(shape, first)
+        _launch(xp, problem, nothing, "each", out, 1, (1.0, 0.0))
+    return out, (None,) * len(problem.operands)
+
+
+def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...]) -> tuple:
+    """Give the wanted gradients, times the gradient from above.
+
+    ``upstream`` is a number for a reduced loss, an array of the value's shape otherwise.
+    """
+    first = problem.operands[0]
+    shape = tuple(first.shape)
+    scale = _mean_scale(problem, shape, xp.size(first))
+    if problem.reduction != "none":
+        return _launch(xp, problem, wanted, "", None, 1, (0.0, scale * upstream))
+    if problem.definition.mean_over_classes:
+        upstream = upstream.reshape((*shape[:-1], 1))
+    return _launch(
+        xp, problem, wanted, "", None, 1, (0.0, scale), xp.broadcast_to(upstream, shape)
+    )

@@ -1,0 +1,124 @@
+"""What a definition is, and the list of all of them.
+
+The decorators here turn a plain formula into a :class:`Definition`. The pattern says what the
+formula is a formula of: one element, one class of a row, one pair, one coordinate of a distance.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+LOSSES: dict[str, "Definition"] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """A formula and what the engine has to know of it.
+
+    Attributes
+    ----------
+    formula : function
+        Plain Python over the primitives; returns the value and its derivatives.
+    pattern : str
+        Name of the module of :mod:`nbloss.engine.patterns` that turns it into kernels.
+    operands : tuple of str
+        The arguments that are arrays: those without a default.
+    parameters : mapping
+        The arguments that are numbers, with their defaults.
+    differentiable : tuple of str
+        The operands whose derivatives the formula returns, in the order of their return.
+    module : str
+        Name of the class in ``nbloss.nn``.
+    mean_over_classes : bool
+        Whether the loss of a sample is the mean over the last dimension.
+    """
+
+    formula: Callable
+    pattern: str
+    operands: tuple[str, ...]
+    parameters: Mapping[str, float]
+    differentiable: tuple[str, ...]
+    module: str
+    mean_over_classes: bool = False
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.formula.__name__
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Evaluate the formula as it stands, on Python numbers or NumPy arrays."""
+        return self.formula(*arguments)
+
+    def __repr__(self) -> str:
+        return f"<{self.pattern} definition {self.name}>"
+
+
+def define(
+    pattern: str,
+    formula: Callable,
+    differentiable: tuple[str, ...],
+    module: str | None = None,
+    public: bool = True,
+    **more: Any,
+) -> Definition:
+    """Make a definition, and list it among the losses if it is public."""
+    arguments = inspect.signature(formula).parameters.values()
+    definition = Definition(
+        formula=formula,
+        pattern=pattern,
+        operands=tuple(a.name for a in arguments if a.default is a.empty),
+        parameters=MappingProxyType(
+            {a.name: float(a.default) for a in arguments if a.default is not a.empty}
+        ),
+        differentiable=differentiable,
+        module=module or "".join(word.capitalize() for word in formula.__name__.split("_")),
+        **more,
+    )
+    unknown = set(differentiable) - set(definition.operands)
+    if unknown:
+        raise ValueError(
+            f"{definition.name}: differentiable names {sorted(unknown)}, "
+            f"which are not among the operands {definition.operands}"
+        )
+    if public:
+        LOSSES[definition.name] = definition
+    return definition
+
+
+def pointwise(
+    *,
+    differentiable: tuple[str, ...],
+    module: str | None = None,
+    mean_over_classes: bool = False,
+    public: bool = True,
+) -> Callable[[Callable], Definition]:
+    """Define a loss by the formula of one element.
+
+    Parameters
+    ----------
+    differentiable : tuple of str
+        The operands that have a derivative. The formula returns the value followed by the
+        derivative by each of them, in this order.
+    module : str, optional
+        Name of the class in ``nbloss.nn``; by default the formula's name in CamelCase.
+    mean_over_classes : bool, optional
+        Take the mean over the last dimension first, so that ``reduction="none"`` gives a value a
+        sample.
+    public : bool, optional
+        False for a formula that is only a part of a loss.
+    """
+
+    def decorate(formula: Callable) -> Definition:
+        return define(
+            "pointwise",
+            formula,
+            differentiable,
+            module,
+            public,
+            mean_over_classes=mean_over_classes,
+        )
+
+    return decorate
