@@ -16,12 +16,14 @@ LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 REDUCTIONS = ("none", "mean", "sum")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Call:
     """One call and its outcome.
 
     Attributes
     ----------
+    section : str
+        The part of this file that the row stands in.
     error : exception type, or several, or None
         What has to be raised, itself or a subclass; None asks for torch's result.
     match : str
@@ -40,6 +42,7 @@ class Call:
     label: str
     args: tuple
     kwargs: dict[str, Any] = field(default_factory=dict)
+    section: str = ""
     error: type[Exception] | tuple[type[Exception], ...] | None = None
     match: str = ""
     exact: bool = True
@@ -47,7 +50,7 @@ class Call:
     ours: bool = False
     lenient: bool = False
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}-{self.label}"
 
 
@@ -57,7 +60,7 @@ CALLS: list[Call] = []
 def raises(name: str, label: str, error: Any, match: str, *args: Any, **kwargs: Any) -> None:
     """Add a call that raises; ``_exact=False`` and so on set the attributes of the row."""
     options = {key[1:]: kwargs.pop(key) for key in list(kwargs) if key.startswith("_")}
-    CALLS.append(Call(name, label, args, kwargs, error, match, **options))
+    CALLS.append(Call(name, label, args, kwargs, section, error, match, **options))
 
 
 def same(name: str, label: str, *args: Any, **kwargs: Any) -> None:
@@ -118,7 +121,8 @@ def spoilt(name: str, position: int, value: Any) -> tuple:
 
 # --- targets that are out of range: the index must not be followed ----------------------------
 
-BAD = (5, -1, -99, 2**31, 2**32, LONG_MAX, LONG_MIN)
+section = "targets"
+BAD = (5, -1, 2**32, LONG_MAX, LONG_MIN)
 for name, bad in product(CLASSES, BAD):
     for label, x, t, kwargs in (
         *(
@@ -136,7 +140,7 @@ for name, bad in product(CLASSES, BAD):
         raises(name, f"target-{bad}-{label}", IndexError, text, x, whole(t), **kwargs)
 for name in CLASSES:
     raises(name, "first-of-two", IndexError, "Target -99 is", X, whole(0, -99, 0, 7))
-    raises(name, "uint8", IndexError, "Target 255 is", X, T.to(torch.uint8) + 252)
+    raises(name, "uint8", IndexError, "Target 252 is", X, T.to(torch.uint8) + 252)
     raises(name, "no-classes", IndexError, "Target 0 is", zeros(4, 0), T)
     t = whole(0, -1, -100, 0)
     raises(name, "ignores-another", IndexError, "Target -100 is", X, t, ignore_index=-1)
@@ -159,6 +163,8 @@ for bad, reduction in product((5, -2, 2**32, LONG_MAX, LONG_MIN), REDUCTIONS):
         raises(MULTI, label, RuntimeError, text, x, whole(t), reduction=reduction)
 
 # --- shapes -----------------------------------------------------------------------------------
+
+section = "shapes"
 
 FLAT = "0D or 1D target tensor expected, multi-target not supported"
 FOUR = "only batches of spatial targets supported .* but got targets of dimension: 2"
@@ -216,6 +222,8 @@ raises(SOFT, "0d", IndexError, "", X[0, 0], Y[0, 0])
 
 # --- weights ----------------------------------------------------------------------------------
 
+section = "weights"
+
 for name, shape in product(CLASSES, ((4,), (6,), (1,), (), (1, 5), (0,), (4, 5))):
     text = "weight tensor should be defined either for all 5 classes or no classes but got "
     text += f"weight tensor of shape: {brackets(shape)}"
@@ -242,6 +250,8 @@ for shape in ((5,), (), (1, 5), (4, 1), (5, 4)):
 raises(SOFT, "weight-(3,)", RuntimeError, SIZES, X, Y, weight=torch.ones(3), _exact=False)
 
 # --- dtypes -----------------------------------------------------------------------------------
+
+section = "dtypes"
 
 WORDS = {
     torch.int8: "Char",
@@ -279,6 +289,8 @@ for name, position in product((RANKING, *TRIPLETS), range(3)):
 
 # --- probabilities and label smoothing --------------------------------------------------------
 
+section = "probabilities"
+
 for dtype, word in ((torch.int64, "Long"), (torch.bool, "Bool"), (torch.uint8, "Byte")):
     text = "^Expected floating point type for target with class probabilities, got "
     text += f"({word}|{str(dtype)[6:]})$"
@@ -295,6 +307,8 @@ for odd in (-0.1, NAN, -INF):  # torch refuses what is above one, and smooths if
     same(CROSS, f"smoothing-{odd}", X, T, label_smoothing=odd)
 
 # --- parameters -------------------------------------------------------------------------------
+
+section = "parameters"
 
 for bad, reduction in product((0, 0.0, -1.0, NAN, -INF), REDUCTIONS):
     text = r"^huber_loss does not support non-positive values for delta\.$"
@@ -337,6 +351,8 @@ for bad in ("foo", None, 1):
 
 # --- what is no dense tensor on the CPU, or no tensor at all ----------------------------------
 
+section = "objects"
+
 
 class Thing:
     """An object of no use to anybody."""
@@ -344,7 +360,7 @@ class Thing:
 
 for name, good in GOOD.items():
     for position, x in enumerate(good):
-        for bad in (None, x.tolist(), "abc", Thing(), (1.0, 2.0), 1.0, 1, x.numpy()):
+        for bad in (None, x.tolist(), "abc", Thing(), 1.0, x.numpy()):
             # Python's arithmetic lets torch take a number for the target of this loss.
             number = name == SOFT and position == 1 and isinstance(bad, (int, float))
             args, label = spoilt(name, position, bad), f"{type(bad).__name__}-{position}"
@@ -360,7 +376,7 @@ for name, good in GOOD.items():
     raises(name, "unknown-keyword", TypeError, "", *good, gamma=1)
 for name, shape in {NLL: 5, CROSS: 5, HUBER: (4, 5), SOFT: 5}.items():
     weight = torch.ones(shape)
-    for bad in ([1.0], "abc", Thing(), 1.0, 2, weight.numpy()):
+    for bad in ([1.0], "abc", Thing(), 2.0, weight.numpy()):
         number = name == SOFT and isinstance(bad, (int, float))
         label, kwargs = f"weight-{type(bad).__name__}", {"_ours": True, "_optional": number}
         raises(name, label, TypeError, "", *GOOD[name], weight=bad, **kwargs)
@@ -372,17 +388,18 @@ for label, bad in {"int": 3, "one-operand": lambda a: a, "number": lambda a, b: 
 
 # --- NaN, infinities, huge and tiny numbers: torch's result -----------------------------------
 
+section = "numbers"
+
 SPECIAL = (NAN, INF, -INF, 1e30, -1e30, 1e-30, -1e-40, 88.8, -104.0, 0.0, -0.0)
 for odd in SPECIAL:
     rows = {"target": [odd, 0.5, -1.0], "other": [0.5, odd, -1.0]}
-    for name, (label, row), reduction in product(CLASSES, rows.items(), ("none", "mean")):
-        label, x = f"{odd}-{label}-{reduction}", real(row, [0.2, 0.5, 1.0])
+    for name, (label, row) in product(CLASSES, rows.items()):
+        label, x = f"{odd}-{label}", real(row, [0.2, 0.5, 1.0])
         weight = torch.tensor([0.0, 1.0, 2.0])
-        same(name, label, x, whole(0, 2), reduction=reduction)
+        same(name, label, x, whole(0, 2), reduction="none")
         # log_softmax has a NaN gradient wherever a row holds a NaN, even if the row is ignored.
-        kwargs = {"reduction": reduction, "_lenient": True}
-        same(name, f"{label}-ignored", x, whole(-100, 2), **kwargs)
-        same(name, f"{label}-weight", x, whole(0, 2), weight=weight, **kwargs)
+        same(name, f"{label}-ignored", x, whole(-100, 2), _lenient=True)
+        same(name, f"{label}-weight", x, whole(0, 2), weight=weight, _lenient=True)
     weight, x = torch.tensor([1.0, odd, 1.0, 1.0, 1.0]), real(rows["target"], [0.2, 0.5, 1.0])
     same(NLL, f"weight-{odd}", X, T, weight=weight)
     same(CROSS, f"weight-{odd}", X, T, weight=weight)
@@ -414,10 +431,10 @@ x = real([[value] for value in SPECIAL])
 for target in (0.0, 1.0, 0.5, -1.0, NAN):
     same(SOFT, f"special-{target}", x, real([[target]] * len(SPECIAL)), reduction="none")
 same(SOFT, "infinite-weight", X, Y, weight=torch.tensor([0.0, INF, 1.0, 1.0, -1.0]))
-for odd, place in product((INF, -INF, 1e30, -1e30, 1e-40, 1e8), (0, 1, 3)):
+for odd, place in product((INF, -INF, 1e30, -1e30, 1e-40), (0, 1, 3)):
     scores = [0.5, 0.25, -0.5, 1.0]
     scores[place] = odd
     same(MULTI, f"{odd}-{place}", real(scores), whole(0, 1, -1, 0))
-for offset in (100.0, 1e8, -1e8):
+for offset in (100.0, 2.0**20, -(2.0**20)):
     scores = [offset + step for step in (8.0, 0.0, 16.0, 8.0)]
     same(MULTI, f"offset-{offset}", real(scores), whole(0, 1, -1, 0))

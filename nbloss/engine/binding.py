@@ -5,6 +5,7 @@ a copy of the function in which those names mean something particular, say the s
 float32 numbers, and a digest of everything that went in, by which compiled kernels are cached.
 """
 
+import dis
 import functools
 import hashlib
 import types as python_types
@@ -49,26 +50,17 @@ def bind_scalar(function: Callable, dtype: type) -> Callable:
     Every number constant becomes one of the type (a bare literal would promote float32 to
     float64), each primitive its scalar, and plain functions that it calls are bound in turn.
     """
-    return numba.njit(fastmath=SCALAR_MATH)(_bound(function, dtype, {}))
 
 
-def _bound(function: Callable, dtype: type, seen: dict[int, Callable]) -> Callable:
     def meaning(value: Any) -> Any:
-        value = getattr(value, "formula", value)
         value = _SCALAR_OF.get(id(value), value)
         if isinstance(value, python_types.FunctionType):
-            if id(value) not in seen:
-                seen[id(value)] = numba.njit(fastmath=SCALAR_MATH)(_bound(value, dtype, seen))
-            return seen[id(value)]
+            return bind_scalar(value, dtype)
         return dtype(value) if _is_number(value) else value
 
     code = function.__code__
     constants = tuple(dtype(c) if _is_number(c) else c for c in code.co_consts)
-    names = {
-        name: meaning(function.__globals__[name])
-        for name in code.co_names
-        if name in function.__globals__
-    }
+    names = {name: meaning(function.__globals__[name]) for name in global_names(function)}
     cells = tuple(
         python_types.CellType(meaning(cell.cell_contents)) for cell in function.__closure__ or ()
     )
@@ -81,7 +73,18 @@ def _bound(function: Callable, dtype: type, seen: dict[int, Callable]) -> Callab
     )
     bound.__qualname__ = function.__name__
     bound.__module__ = function.__module__
-    return bound
+    return numba.njit(fastmath=SCALAR_MATH)(bound)
+
+
+def global_names(function: Callable) -> list[str]:
+    """Names of the globals that a function reads; attributes of other things are not among them."""
+    return sorted(
+        {
+            instruction.argval
+            for instruction in dis.get_instructions(function.__code__)
+            if instruction.opname == "LOAD_GLOBAL" and instruction.argval in function.__globals__
+        }
+    )
 
 
 def digest(*things: Any) -> str:
@@ -100,10 +103,9 @@ def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
         seen.add(id(thing))
         hasher.update(thing.__name__.encode())
         _feed(hasher, thing.__code__, seen)
-        for name in thing.__code__.co_names:
-            if name in thing.__globals__:
-                hasher.update(name.encode())
-                _feed(hasher, thing.__globals__[name], seen)
+        for name in global_names(thing):
+            hasher.update(name.encode())
+            _feed(hasher, thing.__globals__[name], seen)
         for cell in thing.__closure__ or ():
             _feed(hasher, cell.cell_contents, seen)
     elif isinstance(thing, python_types.CodeType):

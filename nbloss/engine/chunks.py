@@ -4,6 +4,8 @@ A segment is a run of elements that is summed in the computing type; a worker's 
 of segments, whose sums are added in float64. Tests set these to tiny numbers.
 """
 
+from typing import Any
+
 SEGMENT = 1024  # elements
 CHUNK = 1 << 14  # elements, about
 
@@ -46,3 +48,18 @@ def layout(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple | No
         dims.insert(0, (1, zeros))
     (rows, outer), (columns, inner) = dims
     return rows, columns, tuple(outer), tuple(inner)
+
+
+def rows(xp: Any, operands: tuple, count: int, columns: int) -> tuple[tuple, tuple, tuple]:
+    """Lay operands of one shape out as rows along their last dimension.
+
+    Returns
+    -------
+    tuple
+        The operands (copied where their strides do not fit), their row and their column strides.
+    """
+    folded = layout(tuple(operands[0].shape), [xp.strides(x) for x in operands])
+    if folded is not None and folded[:2] == (count, columns):
+        return operands, folded[2], folded[3]
+    operands = tuple(xp.contiguous(x) for x in operands)
+    return operands, (columns,) * len(operands), (1,) * len(operands)

@@ -19,11 +19,18 @@ from nbloss.engine import binding, cache
 from nbloss.engine.unroll import unroll
 
 _SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.float64), types.int64)
-_lock = threading.Lock()
+BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)
+_lock = threading.RLock()
 _workers: dict[Any, Any] = {}
 
 
-def worker(template: Callable, scalars: dict[str, Any], dtype: type, **flags: Any) -> Any:
+def worker(
+    template: Callable,
+    scalars: dict[str, Callable],
+    dtype: type,
+    helpers: tuple[Callable, ...] = (),
+    **flags: Any,
+) -> Any:
     """Compile a template, or take it from memory or disk.
 
     Parameters
@@ -34,31 +41,40 @@ def worker(template: Callable, scalars: dict[str, Any], dtype: type, **flags: An
         Definitions for the template to call, by the name that the template gives them.
     dtype : type
         NumPy's type of the numbers that the definitions compute in.
+    helpers : tuple of function
+        Templates that this one calls by their names; they see the same scalars and flags, and each
+        the helpers before it.
     **flags
-        Constants of the template, by name; hashable.
+        Constants of the templates, by name, hashable; or functions that they share.
 
     Returns
     -------
     int or function
         The worker's address in memory; the function itself when Numba is switched off.
     """
-    key = (template, dtype, tuple(scalars.items()), tuple(flags.items()))
+    key = (template, dtype, tuple(scalars.items()), helpers, tuple(flags.items()))
     found = _workers.get(key)
     if found is None:
         with _lock:
             found = _workers.get(key)
             if found is None:
-                found = _workers[key] = _compile(template, scalars, dtype, flags)
+                found = _workers[key] = _compile(template, scalars, dtype, helpers, flags)
     return found
 
 
-def _compile(template: Callable, scalars: dict, dtype: type, flags: dict) -> Any:
+def _compile(
+    template: Callable, scalars: dict, dtype: type, helpers: tuple[Callable, ...], flags: dict
+) -> Any:
     # The same definitions and flags always give the same name, and any change in them another.
-    suffix = binding.digest(template, scalars, dtype, flags, numba.config.BOUNDSCHECK or 0)
+    suffix = binding.digest(template, scalars, dtype, helpers, flags, BOUNDSCHECK)
     names = {name: binding.bind_scalar(f, dtype) for name, f in scalars.items()}
     for name, flag in flags.items():
         names[name] = _helper(flag) if isinstance(flag, FunctionType) else flag
-    bound = unroll(template, {**names, "COMPUTED": dtype})
+    names["COMPUTED"] = dtype
+    for helper in helpers:
+        unrolled = unroll(helper, names)
+        names[helper.__name__] = numba.njit(fastmath=binding.TEMPLATE_MATH)(unrolled)
+    bound = unroll(template, names)
     bound.__qualname__ = bound.__name__ = f"{template.__name__}_{suffix}"
     if numba.config.DISABLE_JIT:
         return bound

@@ -12,12 +12,12 @@ import numba
 import numpy as np
 from numba import types
 
-from nbloss.engine import binding, cache, threads
+from nbloss.engine import binding, cache, compiler, threads
 from nbloss.engine.memory import call_worker
 
 INTEGERS = 32  # length of a worker's block of integers
 PARTIALS = INTEGERS - 1  # where the driver puts the address of the partial sums
-FLOATS = 4  # length of its block of floats
+FLOATS = 8  # length of its block of floats
 
 # Entering a parallel region costs 2 to 4 microseconds, and waking the threads more.
 PARALLEL_FROM = 1 << 15
@@ -69,7 +69,7 @@ def _compiled(function: Callable, arity: int, parallel: bool) -> Callable:
     """Compile a driver for a number of integers; the floats always come to the full count."""
     if numba.config.DISABLE_JIT:
         return _interpreted
-    suffix = f"_{arity}_{binding.digest(function, _blocks, numba.config.BOUNDSCHECK or 0)}"
+    suffix = f"_{arity}_{binding.digest(function, _blocks, compiler.BOUNDSCHECK)}"
     bound = binding.rebind(function, {"blocks": numba.njit(_blocks)}, suffix)
     dispatcher = numba.njit(nogil=True, parallel=parallel)(bound)
     dispatcher._cache = cache.kernel_cache(bound)

@@ -1,10 +1,12 @@
 """One call of a loss, ready for the engine."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from nbloss.engine.registry import Definition
 
 
+@dataclass(slots=True)
 class Problem:
     """A definition together with the arguments of one call, checked and brought to one type.
 
@@ -12,25 +14,21 @@ class Problem:
     ----------
     definition : Definition
     operands : tuple of array
-        In the order of the definition's operands, of one floating type; index targets apart.
+        What a gradient can be asked for: floating, of one type and, but for classes, one shape.
+    names : tuple of str
+        The argument that each operand comes from.
     parameters : tuple of float
     reduction : {"none", "mean", "sum"}
+    constants : tuple of array or None
+        Arrays that get no gradient: labels (contiguous int64), class weights (contiguous).
     options : Any
         What the pattern needs beyond.
     """
 
-    __slots__ = ("definition", "operands", "options", "parameters", "reduction")
-
-    def __init__(
-        self,
-        definition: Definition,
-        operands: tuple,
-        parameters: tuple[float, ...],
-        reduction: str,
-        options: Any = None,
-    ) -> None:
-        self.definition = definition
-        self.operands = operands
-        self.parameters = parameters
-        self.reduction = reduction
-        self.options = options
+    definition: Definition
+    operands: tuple
+    names: tuple[str, ...]
+    parameters: tuple[float, ...]
+    reduction: str
+    constants: tuple = ()
+    options: Any = None

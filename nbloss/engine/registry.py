@@ -6,7 +6,7 @@ formula is a formula of: one element, one class of a row, one pair, one coordina
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -42,7 +42,6 @@ class Definition:
     differentiable: tuple[str, ...]
     module: str
     mean_over_classes: bool = False
-    parts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -69,7 +68,7 @@ def define(
     definition = Definition(
         formula=formula,
         pattern=pattern,
-        operands=tuple(a.name for a in arguments if a.default is a.empty),
+        operands=formula_operands(formula),
         parameters=MappingProxyType(
             {a.name: float(a.default) for a in arguments if a.default is not a.empty}
         ),
@@ -122,3 +121,45 @@ def pointwise(
         )
 
     return decorate
+
+
+def picked(*, module: str | None = None) -> Callable[[Callable], Definition]:
+    """Define a loss by the formula of the one class of a row that the target names.
+
+    The formula takes the class's score and its weight, and returns the value and the derivative by
+    the score.
+    """
+    return lambda formula: define("classes", formula, formula_operands(formula)[:1], module)
+
+
+def normalized(*, module: str | None = None) -> Callable[[Callable], Definition]:
+    """Define a loss over the classes of a row, by the formula of one class.
+
+    The formula takes the class's score, the logarithm of the sum of the exponentials of all scores
+    of the row, the share of the target that falls to this class, and the sum of all shares. It
+    returns the value, the derivative of the row's loss by the score, and the one by the share.
+    """
+    return lambda formula: define("classes", formula, formula_operands(formula)[:1], module)
+
+
+def pairwise(*, module: str | None = None) -> Callable[[Callable], Definition]:
+    """Define a loss over all pairs of a target class and another class of a row.
+
+    The formula takes the scores of the two and returns the value and the derivative by each. The
+    loss of a row is the sum over the pairs divided by the number of classes.
+    """
+    return lambda formula: define("pairs", formula, formula_operands(formula), module)
+
+
+def triplet(*, module: str | None = None) -> Callable[[Callable], Definition]:
+    """Define a loss of two distances from an anchor, to a positive and to a negative example.
+
+    The formula takes the two distances and returns the value and the derivative by each.
+    """
+    return lambda formula: define("triplets", formula, formula_operands(formula), module)
+
+
+def formula_operands(formula: Callable) -> tuple[str, ...]:
+    """Name the arguments of a formula that have no default."""
+    arguments = inspect.signature(formula).parameters.values()
+    return tuple(a.name for a in arguments if a.default is a.empty)

@@ -133,38 +133,40 @@ def kernel(
     )
 
 
-def _launch(
+def launch(
     xp: Any,
     problem: Problem,
     wanted: tuple[bool, ...],
     value: str,
     out: Any,
-    groups: int,
-    scales: tuple[float, float],
+    factors: tuple[float, float],
     upstream: Any = None,
 ) -> tuple:
-    """Lay the memory out, run the kernel, and give the gradients."""
+    """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
     definition, operands = problem.definition, problem.operands
     dtype = xp.dtype(operands[0])
     shape = tuple(operands[0].shape)
+    has_weight = len(operands) > len(definition.operands)
+    groups = 1
+    if definition.mean_over_classes:
+        if value == "each":
+            # A sample's value is a sum, of as many segments as its row has.
+            value, groups = "sum", math.prod(shape[:-1])
+        if upstream is not None:
+            upstream = upstream.reshape((*shape[:-1], 1))
     if upstream is not None:
-        operands = (*operands, upstream)
-    has_weight = len(problem.operands) > len(definition.operands)
+        operands = (*operands, xp.broadcast_to(upstream, shape))
 
+    size = math.prod(shape)
+    width = size // max(groups, 1)
     dense = all(xp.is_contiguous(x) for x in operands)
-    if dense:
-        size = xp.size(operands[0])
-        laid = (1, size, (0,) * len(operands), (1,) * len(operands))
-        if definition.mean_over_classes and groups > 1:
-            laid = (groups, size // groups, *laid[2:])
-    else:
+    laid = None
+    if not dense:
         laid = chunks.layout(shape, [xp.strides(x) for x in operands])
-        if laid is None or (groups > 1 and laid[0] != groups):
+        if laid is None or (groups != 1 and laid[:2] != (groups, width)):
             operands = tuple(xp.contiguous(x) for x in operands)
-            size = xp.size(operands[0])
-            inner = (1,) * len(operands)
-            laid = (groups, size // groups, (size // groups,) * len(operands), inner)
-    rows, columns, outer, inner = laid
+            dense, laid = True, None
+    rows, columns, outer, inner = laid or (groups, width, (0,) * len(operands), (1,) * len(operands))
 
     per_row = chunks.count(columns, chunks.SEGMENT)
     per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
@@ -197,7 +199,7 @@ def _launch(
         ),
         chunks.count(rows * per_row, per_chunk),
         integers,
-        (*scales, *problem.parameters),
+        (*factors, *problem.parameters),
         combiner(dtype) if summed else 0,
         chunks.count(groups, GROUPS_PER_CHUNK) if summed else 0,
         rows * per_row if summed else 0,
@@ -216,45 +218,19 @@ def _gradient_order(definition: Definition, has_weight: bool) -> tuple[int, ...]
     return (*order, len(definition.operands)) if has_weight else order
 
 
-def _mean_scale(problem: Problem, shape: tuple[int, ...], size: int) -> float:
-    """Factor of the sum of all elements that makes it the reduced value."""
+def value_shape(problem: Problem) -> tuple[int, ...]:
+    """Shape of the value without a reduction."""
+    shape = tuple(problem.operands[0].shape)
+    return shape[:-1] if problem.definition.mean_over_classes else shape
+
+
+def scales(problem: Problem) -> tuple[float, float]:
+    """Factors of the sum of the elements' values and of their derivatives."""
+    shape = tuple(problem.operands[0].shape)
+    divisor = 1
     if problem.reduction == "mean":
-        return 1.0 / size if size else math.nan
-    if problem.definition.mean_over_classes:
-        return 1.0 / shape[-1] if shape[-1] else math.nan
-    return 1.0
-
-
-def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, tuple]:
-    """Give the value and, for a reduced loss, the wanted gradients from the same pass."""
-    first = problem.operands[0]
-    shape = tuple(first.shape)
-    nothing = (False,) * len(problem.operands)
-    scale = _mean_scale(problem, shape, xp.size(first))
-    if problem.reduction != "none":
-        out = xp.empty((), first)
-        return out, _launch(xp, problem, wanted, "sum", out, 1, (scale, scale))
-    if problem.definition.mean_over_classes:
-        out = xp.empty(shape[:-1], first)
-        _launch(xp, problem, nothing, "sum", out, math.prod(shape[:-1]), (scale, 0.0))
-    else:
-        out = xp.empty(shape, first)
-        _launch(xp, problem, nothing, "each", out, 1, (1.0, 0.0))
-    return out, (None,) * len(problem.operands)
-
-
-def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...]) -> tuple:
-    """Give the wanted gradients, times the gradient from above.
-
-    ``upstream`` is a number for a reduced loss, an array of the value's shape otherwise.
-    """
-    first = problem.operands[0]
-    shape = tuple(first.shape)
-    scale = _mean_scale(problem, shape, xp.size(first))
-    if problem.reduction != "none":
-        return _launch(xp, problem, wanted, "", None, 1, (0.0, scale * upstream))
-    if problem.definition.mean_over_classes:
-        upstream = upstream.reshape((*shape[:-1], 1))
-    return _launch(
-        xp, problem, wanted, "", None, 1, (0.0, scale), xp.broadcast_to(upstream, shape)
-    )
+        divisor = math.prod(shape)
+    elif problem.definition.mean_over_classes:
+        divisor = shape[-1]
+    scale = 1.0 / divisor if divisor else math.nan
+    return scale, scale

@@ -1,0 +1,314 @@
+"""Losses of two distances per row, with the distances fused in.
+
+A row's distances are measured in one walk over its coordinates. A second walk, over a row that is
+still in the cache, gives the gradients: the loss's slope times the distance's derivative.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from nbloss.engine import chunks, compiler, driver
+from nbloss.engine import scalars as scalar_math
+from nbloss.engine.distance import Distance
+from nbloss.engine.driver import PARTIALS
+from nbloss.engine.memory import COMPUTED as COMPUTING
+from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at, span
+from nbloss.engine.patterns.combine import combiner
+from nbloss.engine.problem import Problem
+from nbloss.engine.registry import Definition
+
+# The block of integers: first the combiner's, then ours, then address, row stride and column stride
+# of the anchor, the positive and the negative rows, and the addresses of their gradients.
+OUT, GROUPS, PER_GROUP, ROWS, COLUMNS, LENGTH, PER_CHUNK, UPSTREAM_AT, UPSTREAM_STEP = range(9)
+FIRST_OPERAND = 9
+FIRST_GRADIENT = FIRST_OPERAND + 9
+# The block of floats: the margin, and then the distance's parameters.
+VALUE_SCALE, GRADIENT_SCALE, MARGIN, FIRST_PARAMETER = range(4)
+
+
+def terms_at(x, x_at, y, y_at, parameters):
+    """What a coordinate adds to each sum, with the derivatives by both coordinates."""
+    if SINGLE:
+        return (term(widen(x[x_at]), widen(y[y_at]), *parameters),)
+    else:
+        return term(widen(x[x_at]), widen(y[y_at]), *parameters)
+
+
+def measure(x, x_base, x_step, y, y_base, y_step, columns, length, parameters):
+    """Walk over a row: its distance, the derivative by each sum, and the first sum itself."""
+    if REDUCE == "sum":
+        totals = tuple(0.0 for k in SUMS)
+        for start in range(0, columns, length):
+            partial = tuple(COMPUTED(0.0) for k in SUMS)
+            for i in range(start, min(start + length, columns)):
+                terms = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)
+                partial = tuple(partial[k] + terms[k][0] for k in SUMS)
+            totals = tuple(totals[k] + partial[k] for k in SUMS)
+        sums = tuple(COMPUTED(totals[k]) for k in SUMS)
+        shared = COMPUTED(1.0)
+    else:
+        extreme = terms_at(x, x_base, y, y_base, parameters)[0][0]
+        for i in range(1, columns):
+            size = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)[0][0]
+            if REDUCE == "max":
+                extreme = larger(extreme, size)
+            else:
+                extreme = smaller(extreme, size)
+        ties = 0
+        for i in range(columns):
+            size = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)[0][0]
+            if size == extreme:
+                ties += 1
+        sums = (extreme,)
+        shared = COMPUTED(1.0) / COMPUTED(max(ties, 1))
+    if FINISHED:
+        finished = finish(*sums, *parameters)
+        return finished[0], tuple(shared * finished[1 + k] for k in SUMS), sums[0]
+    else:
+        return sums[0], (shared,), sums[0]
+
+
+def pull(terms, slopes, extreme):
+    """The distance's derivatives by the two coordinates, from those by the sums."""
+    by_x = terms[0][1] * slopes[0]
+    by_y = terms[0][2] * slopes[0]
+    for k in LATER_SUMS:
+        by_x = by_x + terms[k][1] * slopes[k]
+        by_y = by_y + terms[k][2] * slopes[k]
+    if REDUCE != "sum":
+        by_x = by_x if terms[0][0] == extreme else COMPUTED(0.0)
+        by_y = by_y if terms[0][0] == extreme else COMPUTED(0.0)
+    return by_x, by_y
+
+
+def template(integers, floats, chunk):
+    """Do a number of rows."""
+    rows, columns, length = integers[ROWS], integers[COLUMNS], integers[LENGTH]
+    first = chunk * integers[PER_CHUNK]
+    last = min(first + integers[PER_CHUNK], rows)
+    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in THREE)
+    inner = tuple(
+        1 if DENSE else integers[FIRST_OPERAND + 3 * k + 2] for k in THREE
+    )
+    arrays = tuple(
+        array_at(
+            integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE
+        )
+        for k in THREE
+    )
+    gradients = tuple(
+        array_at(integers[FIRST_GRADIENT + k], rows * columns if WANTED[k] else 0, STORAGE)
+        for k in THREE
+    )
+    values = array_at(integers[OUT], rows if EACH else 0, STORAGE)
+    sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
+    upstream = array_at(
+        integers[UPSTREAM_AT],
+        span(1, 0, rows, integers[UPSTREAM_STEP]) if UPSTREAM else 0,
+        STORAGE,
+    )
+    margin = COMPUTED(floats[MARGIN])
+    parameters = tuple(COMPUTED(floats[FIRST_PARAMETER + k]) for k in PARAMETERS)
+    scale = COMPUTED(floats[GRADIENT_SCALE])
+    anchor, positive, negative = arrays
+
+    total = 0.0
+    for row in range(first, last):
+        a, p, n = tuple(row * outer[k] for k in THREE)
+        near, near_slopes, near_extreme = measure(
+            anchor, a, inner[0], positive, p, inner[1], columns, length, parameters
+        )
+        far, far_slopes, far_extreme = measure(
+            anchor, a, inner[0], negative, n, inner[2], columns, length, parameters
+        )
+        if SWAP:
+            swapped, swap_slopes, swap_extreme = measure(
+                positive, p, inner[1], negative, n, inner[2], columns, length, parameters
+            )
+            closest, far_part, swap_part = nearer(far, swapped)
+            value, near_slope, far_slope = loss(near, closest, margin)
+            swap_slope = far_slope * swap_part
+            far_slope = far_slope * far_part
+            measured = near + far + swapped
+        else:
+            value, near_slope, far_slope = loss(near, far, margin)
+            measured = near + far
+        if EACH:
+            values[row] = narrow(value)
+        total += value
+        if ANY_WANTED:
+            factor = scale
+            if UPSTREAM:
+                factor = scale * widen(upstream[row * integers[UPSTREAM_STEP]])
+            begin = row * columns
+            # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
+            if near_slope == 0.0 and far_slope == 0.0 and measured - measured == 0.0:
+                for i in range(begin, begin + columns):
+                    for k in THREE:
+                        if WANTED[k]:
+                            gradients[k][i] = narrow(COMPUTED(0.0))
+            else:
+                near_slopes = tuple(factor * near_slope * near_slopes[k] for k in SUMS)
+                far_slopes = tuple(factor * far_slope * far_slopes[k] for k in SUMS)
+                if SWAP:
+                    swap_slopes = tuple(factor * swap_slope * swap_slopes[k] for k in SUMS)
+                for i in range(columns):
+                    at_a, at_p, at_n = a + i * inner[0], p + i * inner[1], n + i * inner[2]
+                    near_pull = pull(
+                        terms_at(anchor, at_a, positive, at_p, parameters),
+                        near_slopes,
+                        near_extreme,
+                    )
+                    far_pull = pull(
+                        terms_at(anchor, at_a, negative, at_n, parameters),
+                        far_slopes,
+                        far_extreme,
+                    )
+                    on_positive, on_negative = near_pull[1], far_pull[1]
+                    if SWAP:
+                        swap_pull = pull(
+                            terms_at(positive, at_p, negative, at_n, parameters),
+                            swap_slopes,
+                            swap_extreme,
+                        )
+                        on_positive = on_positive + swap_pull[0]
+                        on_negative = on_negative + swap_pull[1]
+                    if WANTED[0]:
+                        gradients[0][begin + i] = narrow(near_pull[0] + far_pull[0])
+                    if WANTED[1]:
+                        gradients[1][begin + i] = narrow(on_positive)
+                    if WANTED[2]:
+                        gradients[2][begin + i] = narrow(on_negative)
+    if SUMMED:
+        sums[chunk] = total
+
+
+@functools.cache
+def kernel(
+    definition: Definition,
+    nearer: Any,
+    formula: Any,
+    finish: Any,
+    reduce: str,
+    sums: int,
+    parameters: int,
+    swap: bool,
+    dtype: str,
+    wanted: tuple[bool, ...],
+    value: str,
+    upstream: bool,
+    dense: bool,
+) -> Any:
+    """Compile the template for one distance and one way of using it; flags as in pointwise."""
+    scalars = {"loss": definition.formula, "nearer": nearer, "term": formula}
+    if finish is not None:
+        scalars["finish"] = finish
+    return compiler.worker(
+        template,
+        scalars,
+        COMPUTING[dtype],
+        helpers=(terms_at, measure, pull),
+        STORAGE=STORED[dtype],
+        widen=WIDEN[dtype],
+        narrow=NARROW[dtype],
+        larger=scalar_math.maximum,
+        smaller=scalar_math.minimum,
+        THREE=(0, 1, 2),
+        SUMS=tuple(range(sums)),
+        LATER_SUMS=tuple(range(1, sums)),
+        SINGLE=sums == 1,
+        REDUCE=reduce,
+        FINISHED=finish is not None,
+        PARAMETERS=tuple(range(parameters)),
+        SWAP=swap,
+        WANTED=wanted,
+        ANY_WANTED=any(wanted),
+        EACH=value == "each",
+        SUMMED=value == "sum",
+        UPSTREAM=upstream,
+        DENSE=dense,
+    )
+
+
+def launch(
+    xp: Any,
+    problem: Problem,
+    wanted: tuple[bool, ...],
+    value: str,
+    out: Any,
+    factors: tuple[float, float],
+    upstream: Any = None,
+) -> tuple:
+    """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
+    distance: Distance
+    distance, swap, nearer = problem.options
+    operands = problem.operands
+    dtype = xp.dtype(operands[0])
+    shape = tuple(operands[0].shape)
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    laid = chunks.rows(xp, operands, rows, columns)
+    operands, outer, inner = laid
+    dense = all(step == 1 for step in inner)
+    per_chunk = max(1, chunks.CHUNK // max(1, columns))
+    pieces = chunks.count(rows, per_chunk)
+    gradients = tuple(xp.empty(shape, x) if w else None for x, w in zip(operands, wanted, strict=True))
+    if upstream is not None:
+        upstream = xp.contiguous(upstream)
+    integers = (
+        0 if out is None else xp.address(out),
+        1,
+        pieces,
+        rows,
+        columns,
+        chunks.SEGMENT,
+        per_chunk,
+        0 if upstream is None else xp.address(upstream),
+        1,
+    )
+    for x, o, i in zip(operands, outer, inner, strict=True):
+        integers += (xp.address(x), o, i)
+    integers += tuple(0 if g is None else xp.address(g) for g in gradients)
+    summed = value == "sum"
+    driver.run(
+        kernel(
+            problem.definition,
+            nearer,
+            distance.formula,
+            distance.finish,
+            distance.reduce,
+            distance.sums,
+            len(distance.parameters),
+            swap,
+            dtype,
+            wanted,
+            value,
+            upstream is not None,
+            dense,
+        ),
+        pieces,
+        integers,
+        (*factors, *problem.parameters, *distance.parameters.values()),
+        combiner(dtype) if summed else 0,
+        1 if summed else 0,
+        pieces if summed else 0,
+        3 * rows * columns,
+        xp.threads(),
+    )
+    return gradients
+
+
+def value_shape(problem: Problem) -> tuple[int, ...]:
+    """Shape of the value without a reduction."""
+    return tuple(problem.operands[0].shape)[:-1]
+
+
+def scales(problem: Problem) -> tuple[float, float]:
+    """Factors of the sum of the rows' values and of their derivatives."""
+    scale = 1.0
+    if problem.reduction == "mean":
+        rows = math.prod(value_shape(problem))
+        scale = 1.0 / rows if rows else math.nan
+    return scale, scale

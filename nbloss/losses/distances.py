@@ -1,0 +1,120 @@
+"""Distances between two rows, for the triplet losses.
+
+A formula gives what one coordinate adds to a sum, and the derivatives of that by both coordinates;
+``finish`` makes the distance of the sum, and its derivative. The engine applies the chain rule.
+"""
+
+import math
+
+from nbloss.engine.distance import Distance, distance
+from nbloss.engine.primitives import absolute, maximum, power, sign, sqrt, where
+
+
+def root(total, *parameters):
+    # At zero, where the root has no derivative, torch takes 0.
+    size = sqrt(total)
+    return size, where(total > 0.0, 0.5 / where(total > 0.0, size, 1.0), 0.0)
+
+
+@distance(finish=root)
+def euclidean(x, y, eps=0.0):
+    difference = x - y + eps
+    return difference * difference, 2.0 * difference, -2.0 * difference
+
+
+@distance
+def squared_euclidean(x, y):
+    difference = x - y
+    return difference * difference, 2.0 * difference, -2.0 * difference
+
+
+@distance
+def manhattan(x, y, eps=0.0):
+    difference = x - y + eps
+    return absolute(difference), sign(difference), -sign(difference)
+
+
+@distance(reduce="max")
+def chebyshev(x, y, eps=0.0):
+    difference = x - y + eps
+    return absolute(difference), sign(difference), -sign(difference)
+
+
+@distance(reduce="min")
+def closest_coordinate(x, y, eps=0.0):
+    difference = x - y + eps
+    return absolute(difference), sign(difference), -sign(difference)
+
+
+@distance
+def hamming(x, y, eps=0.0):
+    differs = where(x - y + eps != 0.0, 1.0, 0.0)
+    return differs, 0.0 * differs, 0.0 * differs
+
+
+def p_root(total, eps, p):
+    positive = where(total > 0.0, total, 1.0)
+    slope = where(total > 0.0, power(positive, 1.0 / p - 1.0) / p, 0.0)
+    return power(total, 1.0 / p), slope
+
+
+@distance(finish=p_root)
+def minkowski(x, y, eps=0.0, p=3.0):
+    difference = x - y + eps
+    size = absolute(difference)
+    # At zero |z|^p has no finite derivative for p < 1; torch takes 0.
+    slope = p * power(where(size > 0.0, size, 1.0), p - 1.0) * sign(difference)
+    return power(size, p), slope, -slope
+
+
+def one_minus_cosine(dot, square_x, square_y, eps):
+    length_x, length_y = sqrt(square_x), sqrt(square_y)
+    floor_x, floor_y = maximum(length_x, eps), maximum(length_y, eps)
+    product = floor_x * floor_y
+    cosine = dot / product
+    # A length below eps counts as eps, and does not change with the coordinates.
+    by_square_x = where(length_x > eps, 0.5 * cosine / (floor_x * floor_x), 0.0)
+    by_square_y = where(length_y > eps, 0.5 * cosine / (floor_y * floor_y), 0.0)
+    return 1.0 - cosine, -1.0 / product, by_square_x, by_square_y
+
+
+@distance(finish=one_minus_cosine)
+def cosine(x, y, eps=1e-8):
+    return (x * y, y, x), (x * x, 2.0 * x, 0.0 * y), (y * y, 0.0 * x, 2.0 * y)
+
+
+def lp(p=2.0, eps=0.0):
+    """The p-norm of ``x - y + eps``.
+
+    Parameters
+    ----------
+    p : float, optional
+        Any number, or an infinity; 0 counts the coordinates that differ.
+    eps : float, optional
+        Added to each difference; ``torch.nn.functional.pairwise_distance`` has 1e-6.
+
+    Returns
+    -------
+    Distance
+    """
+    named = {0.0: hamming, 1.0: manhattan, 2.0: euclidean, math.inf: chebyshev}
+    named[-math.inf] = closest_coordinate
+    p = float(p)
+    if p in named:
+        return named[p].with_parameters(eps=eps)
+    return minkowski.with_parameters(eps=eps, p=p)
+
+
+__all__ = [
+    "Distance",
+    "chebyshev",
+    "closest_coordinate",
+    "cosine",
+    "distance",
+    "euclidean",
+    "hamming",
+    "lp",
+    "manhattan",
+    "minkowski",
+    "squared_euclidean",
+]

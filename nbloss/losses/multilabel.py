@@ -1,0 +1,28 @@
+"""Losses of samples that have several labels at once."""
+
+from nbloss.engine.primitives import absolute, exp, log1p, maximum, minimum, where
+from nbloss.engine.registry import pairwise, pointwise
+
+
+@pointwise(
+    differentiable=("input", "target"),
+    module="MultiLabelSoftMarginLoss",
+    mean_over_classes=True,
+)
+def multilabel_soft_margin_loss(input, target):
+    # The exponential of -|input| can't overflow, and gives both logarithms and both derivatives.
+    small = exp(-absolute(input))
+    tail = log1p(small)
+    log_present = minimum(input, 0.0) - tail
+    log_absent = minimum(-input, 0.0) - tail
+    present = where(input > 0.0, 1.0, small) / (1.0 + small)
+    absent = where(input > 0.0, small, 1.0) / (1.0 + small)
+    value = -(target * log_present + (1.0 - target) * log_absent)
+    return value, (1.0 - target) * present - target * absent, log_absent - log_present
+
+
+@pairwise(module="MultiLabelMarginLoss")
+def multilabel_margin_loss(labelled, other):
+    violation = (1.0 - labelled) + other
+    slope = where(violation > 0.0, 1.0, 0.0)
+    return maximum(violation, 0.0), -slope, slope

@@ -1,0 +1,13 @@
+"""Losses of the order of two scores."""
+
+from nbloss.engine.primitives import maximum, where
+from nbloss.engine.registry import pointwise
+
+
+@pointwise(differentiable=("input1", "input2", "target"), module="MarginRankingLoss")
+def margin_ranking_loss(input1, input2, target, margin=0.0):
+    difference = input1 - input2
+    violation = margin - target * difference
+    active = violation >= 0.0
+    slope = where(active, target, 0.0)
+    return maximum(violation, 0.0), -slope, slope, where(active, -difference, 0.0)

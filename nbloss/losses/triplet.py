@@ -1,0 +1,19 @@
+"""Losses of an anchor, a positive example like it and a negative example unlike it."""
+
+from nbloss.engine.primitives import maximum, minimum, where
+from nbloss.engine.registry import triplet
+
+
+@triplet(module="TripletMarginWithDistanceLoss")
+def triplet_margin_with_distance_loss(positive_distance, negative_distance, margin=1.0):
+    violation = margin + positive_distance - negative_distance
+    slope = where(violation >= 0.0, 1.0, 0.0)
+    return maximum(violation, 0.0), slope, -slope
+
+
+def nearer(first, second):
+    """The smaller of two distances, and its derivatives; a tie is shared."""
+    tie = where(first == second, 0.5, 0.0)
+    return minimum(first, second), tie + where(first < second, 1.0, 0.0), tie + where(
+        second < first, 1.0, 0.0
+    )
