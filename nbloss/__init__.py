@@ -1,0 +1,32 @@
+"""PyTorch's losses, each defined once in a few lines of Python and compiled by Numba.
+
+The functions take torch tensors, and NumPy arrays without torch being installed. Importing this
+package brings in neither torch nor Numba; both come with the first call that needs them.
+"""
+
+import importlib
+from types import ModuleType
+
+from nbloss import distances, functional
+from nbloss._version import __version__
+from nbloss.engine.distance import Distance, distance
+from nbloss.functional import *  # noqa: F403
+from nbloss.gradients import value_and_grad
+
+__all__ = [
+    "Distance",
+    "__version__",
+    "distance",
+    "distances",
+    "functional",
+    "nn",
+    "value_and_grad",
+    *functional.__all__,
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import ``nbloss.nn``, and with it torch, when it is first asked for."""
+    if name == "nn":
+        return importlib.import_module("nbloss.nn")
+    raise AttributeError(f"module 'nbloss' has no attribute {name!r}")

@@ -1,39 +1,194 @@
-"""NumPy arrays for the engine."""
+"""NumPy arrays, and whatever else speaks DLPack on the CPU, for the builders and the engine.
+
+The names here are those that :mod:`nbloss.bridge.torch` has for tensors.
+"""
+
+from typing import Any, NoReturn
 
 import numpy as np
 
+from nbloss.bridge.refusal import refuse
+from nbloss.engine.problem import Problem
 
-def dtype(x):
+FLOATS = ("float16", "float32", "float64")
+CLASS_LABELS = ("int64", "int32", "uint8")
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def dtype(x: np.ndarray) -> str:
     return x.dtype.name
 
 
-def address(x):
+def address(x: np.ndarray) -> int:
     return x.__array_interface__["data"][0]
 
 
-def strides(x):
-    return tuple(s // x.itemsize for s in x.strides)
+def strides(x: np.ndarray) -> tuple[int, ...]:
+    """Steps along the dimensions, in elements."""
+    return tuple(step // x.itemsize for step in x.strides)
 
 
-def is_contiguous(x):
+def is_contiguous(x: np.ndarray) -> bool:
     return x.flags.c_contiguous
 
 
-def contiguous(x):
-    return np.ascontiguousarray(x)
+def contiguous(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x) if x.ndim else x
 
 
-def size(x):
+def size(x: np.ndarray) -> int:
     return x.size
 
 
-def empty(shape, like):
+def empty(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
     return np.empty(shape, like.dtype)
 
 
-def broadcast_to(x, shape):
-    return np.broadcast_to(x, shape)
+def zeros(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
+    return np.zeros(shape, like.dtype)
 
 
-def threads():
+def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(x, shape) if x.shape != shape else x
+
+
+def threads() -> int:
+    """As many as Numba will give."""
     return 1 << 30
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+def array(loss: str, argument: str, value: Any) -> np.ndarray:
+    """Take an argument as an array, without a copy if the machine can read it as it is."""
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    elif not isinstance(value, np.ndarray):
+        value = _by_dlpack(loss, argument, value)
+    elif isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{loss}(): {argument} is a masked array, whose mask nbloss can't honour")
+    if value.dtype.kind not in "biufc":
+        raise TypeError(
+            f"{loss}(): {argument} must hold numbers, got an array of dtype {value.dtype}"
+        )
+    if not (value.flags.aligned and value.dtype.isnative) or any(
+        step % value.itemsize for step in value.strides
+    ):
+        value = value.astype(value.dtype.newbyteorder("="))
+    return value
+
+
+def _by_dlpack(loss: str, argument: str, value: Any) -> np.ndarray:
+    if not hasattr(value, "__dlpack__"):
+        raise TypeError(
+            f"{loss}(): {argument} must be a NumPy array, like the first operand, "
+            f"or an array that speaks DLPack; got {type(value).__name__}"
+        )
+    if hasattr(type(value), "__torch_function__"):
+        raise TypeError(
+            f"{loss}(): {argument} is a {type(value).__name__} of torch, the first operand is not; "
+            "convert one of them"
+        )
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, ValueError) as error:
+        raise TypeError(f"{loss}(): {argument} can't be read on the CPU: {error}") from error
+
+
+def operands(loss: str, integers: bool = False, **named: Any) -> tuple[np.ndarray, ...]:
+    """Bring operands to one floating type.
+
+    Parameters
+    ----------
+    loss : str
+    integers : bool
+        Whether the first operand may be of integers; all others may.
+    **named
+        The operands by the names of their arguments.
+
+    Returns
+    -------
+    tuple of array
+        As they are, where they are of one floating type; otherwise in the type that NumPy gives to
+        their sum.
+    """
+    arrays = [array(loss, name, value) for name, value in named.items()]
+    for x, name in zip(arrays, named, strict=True):
+        floating = x.dtype.name in FLOATS
+        if not floating and (x.dtype.kind not in "iu" or (x is arrays[0] and not integers)):
+            also = ", or of integers" if x is not arrays[0] or integers else ""
+            refuse(
+                NotImplementedError(
+                    f"{loss}(): {name} must be of float16, float32 or float64{also}; "
+                    f"got {x.dtype.name}"
+                )
+            )
+    kinds = {x.dtype for x in arrays if x.dtype.kind == "f"}
+    common = np.result_type(*kinds) if kinds else np.dtype(np.float64)
+    return tuple(x if x.dtype == common else x.astype(common) for x in arrays)
+
+
+def expand(arrays: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Broadcast operands to a shape."""
+    return tuple(broadcast_to(x, shape) for x in arrays)
+
+
+def is_floating(x: Any) -> bool:
+    """Whether something is an array of floating-point numbers."""
+    return getattr(getattr(x, "dtype", None), "kind", "") == "f"
+
+
+def labels(loss: str, target: Any, message: str) -> np.ndarray:
+    """Take a target of class indices, as contiguous int64.
+
+    ``message`` is what to say of another type; the type follows it.
+    """
+    x = array(loss, "target", target)
+    if x.dtype.name not in CLASS_LABELS:
+        refuse(RuntimeError(message + x.dtype.name))
+    return np.ascontiguousarray(x, np.int64).reshape(x.shape)
+
+
+def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
+    """Take the weights of classes, which must have the input's type."""
+    x = array(loss, "weight", weight)
+    if x.dtype != like.dtype:
+        refuse(RuntimeError(f"expected weight of dtype {like.dtype} like input but found {x.dtype}"))
+    return np.ascontiguousarray(x).reshape(x.shape)
+
+
+def item(x: np.ndarray, index: int) -> int:
+    """One number of a contiguous array, by its place in memory."""
+    return int(x.reshape(-1)[index])
+
+
+def without_gradient(x: np.ndarray) -> np.ndarray:
+    """The same array; there is no gradient to be cut off."""
+    return x
+
+
+def measured(loss: str, function: Any, *rest: Any) -> NoReturn:
+    """Refuse a distance function that is no definition: nothing could differentiate it."""
+    raise TypeError(
+        f"{loss}(): on arrays distance_function must be one of nbloss.distances or made by "
+        f"@nbloss.distance, got {function!r}"
+    )
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+def evaluate(problem: Problem) -> Any:
+    """Give the loss: an array, or a NumPy scalar."""
+    from nbloss.bridge import numpy as xp
+    from nbloss.engine.evaluate import forward
+
+    value, _ = forward(xp, problem, (False,) * len(problem.operands))
+    return value[()]
+
+
+def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> NoReturn:
+    """Raise the error that a call ends in."""
+    raise error from None

@@ -1,8 +1,11 @@
 """One call of a loss, ready for the engine."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from nbloss.engine.distance import Distance
 from nbloss.engine.registry import Definition
 
 
@@ -32,3 +35,33 @@ class Problem:
     reduction: str
     constants: tuple = ()
     options: Any = None
+
+
+class ClassOptions(NamedTuple):
+    """What a loss over the classes of a row needs beside its arrays.
+
+    The problem's constants are the labels, which the survey has passed, and the weight of each
+    class; either may be None. Without labels the second operand holds a share for each class.
+    """
+
+    ignore_index: int = -100
+    smoothing: float = 0.0
+    total_weight: float = 1.0  # what a mean divides by
+
+
+class TripletOptions(NamedTuple):
+    """What a loss of two distances needs beside its arrays."""
+
+    distance: Distance
+    swap: bool
+    # How many columns count for the distances from anchor to positive, from anchor to negative, and
+    # from positive to negative. Fewer than there are where a single column was broadcast.
+    columns: tuple[int, int, int]
+    nearer: Callable  # the smaller of two distances, and its derivatives
+
+
+def class_dimensions(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Samples, classes and places of scores of shape (C), (N, C) or (N, C, d1, ...)."""
+    if len(shape) == 1:
+        return 1, shape[0], 1
+    return shape[0], shape[1], math.prod(shape[2:])

@@ -6,7 +6,7 @@ formula is a formula of: one element, one class of a row, one pair, one coordina
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +19,8 @@ class Definition:
 
     Attributes
     ----------
+    name : str
+        Name of the function in ``nbloss.functional``.
     formula : function
         Plain Python over the primitives; returns the value and its derivatives.
     pattern : str
@@ -35,6 +37,7 @@ class Definition:
         Whether the loss of a sample is the mean over the last dimension.
     """
 
+    name: str
     formula: Callable
     pattern: str
     operands: tuple[str, ...]
@@ -42,10 +45,6 @@ class Definition:
     differentiable: tuple[str, ...]
     module: str
     mean_over_classes: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.formula.__name__
 
     def __call__(self, *arguments: Any) -> Any:
         """Evaluate the formula as it stands, on Python numbers or NumPy arrays."""
@@ -60,12 +59,12 @@ def define(
     formula: Callable,
     differentiable: tuple[str, ...],
     module: str | None = None,
-    public: bool = True,
     **more: Any,
 ) -> Definition:
-    """Make a definition, and list it among the losses if it is public."""
+    """Make a definition, and list it among the losses."""
     arguments = inspect.signature(formula).parameters.values()
     definition = Definition(
+        name=formula.__name__,
         formula=formula,
         pattern=pattern,
         operands=formula_operands(formula),
@@ -82,9 +81,20 @@ def define(
             f"{definition.name}: differentiable names {sorted(unknown)}, "
             f"which are not among the operands {definition.operands}"
         )
-    if public:
-        LOSSES[definition.name] = definition
+    return listed(definition)
+
+
+def listed(definition: Definition) -> Definition:
+    """List a definition among the losses."""
+    if definition.name in LOSSES:
+        raise ValueError(f"there is a loss {definition.name} already")
+    LOSSES[definition.name] = definition
     return definition
+
+
+def variant(definition: Definition, name: str, module: str) -> Definition:
+    """List the same formula once more, for a function that differs in its arguments alone."""
+    return listed(replace(definition, name=name, module=module))
 
 
 def pointwise(
@@ -92,7 +102,6 @@ def pointwise(
     differentiable: tuple[str, ...],
     module: str | None = None,
     mean_over_classes: bool = False,
-    public: bool = True,
 ) -> Callable[[Callable], Definition]:
     """Define a loss by the formula of one element.
 
@@ -106,21 +115,10 @@ def pointwise(
     mean_over_classes : bool, optional
         Take the mean over the last dimension first, so that ``reduction="none"`` gives a value a
         sample.
-    public : bool, optional
-        False for a formula that is only a part of a loss.
     """
-
-    def decorate(formula: Callable) -> Definition:
-        return define(
-            "pointwise",
-            formula,
-            differentiable,
-            module,
-            public,
-            mean_over_classes=mean_over_classes,
-        )
-
-    return decorate
+    return lambda formula: define(
+        "pointwise", formula, differentiable, module, mean_over_classes=mean_over_classes
+    )
 
 
 def picked(*, module: str | None = None) -> Callable[[Callable], Definition]:

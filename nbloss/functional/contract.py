@@ -1,47 +1,39 @@
 """Checks that every face shares: torch's rules for arguments, and its words when they are broken.
 
-A check that fails raises :class:`Unserved`. On NumPy arrays the error inside is raised; on tensors
-torch itself is asked, which has its own words for it, or can do what nbloss does not.
+A check that fails raises :class:`~nbloss.bridge.refusal.Unserved`.
 """
 
-import math
 import operator
 import warnings
-from typing import Any, NoReturn
+from typing import Any
+
+from nbloss.bridge.refusal import refuse
 
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class Unserved(Exception):
-    """A call that nbloss has no kernel for, with the error that it should end in."""
+def reduction(
+    value: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    message: str = "{} is not a valid value for reduction",
+) -> str:
+    """Check the name of a reduction, or take it from torch's two old arguments if one is given.
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def refuse(error: Exception) -> NoReturn:
-    raise Unserved(error)
-
-
-def reduction(value: Any) -> str:
-    """Check the name of a reduction."""
+    To be called when all else has passed, for it warns of the old arguments, and torch, if it were
+    asked afterwards, would warn again.
+    """
+    if size_average is not None or reduce is not None:
+        mean = size_average is None or size_average
+        value = ("mean" if mean else "sum") if reduce is None or reduce else "none"
+        warnings.warn(
+            f"size_average and reduce args will be deprecated, please use reduction='{value}' "
+            "instead.",
+            stacklevel=4,
+        )
     if not isinstance(value, str) or value not in REDUCTIONS:
-        refuse(ValueError(f"{value} is not a valid value for reduction"))
+        refuse(ValueError(message.format(value)))
     return value
-
-
-def legacy(value: Any, size_average: bool | None, reduce: bool | None) -> Any:
-    """The reduction that torch's two old arguments stand for, if either is given."""
-    if size_average is None and reduce is None:
-        return value
-    mean = size_average is None or size_average
-    chosen = ("mean" if mean else "sum") if reduce is None or reduce else "none"
-    warnings.warn(
-        f"size_average and reduce args will be deprecated, please use reduction='{chosen}' instead.",
-        stacklevel=4,
-    )
-    return chosen
 
 
 def number(loss: str, argument: str, value: Any) -> float:
@@ -92,11 +84,70 @@ def common_shape(*arrays: Any) -> tuple[int, ...]:
     return tuple(common)
 
 
-def same_dimensions(message: str, *arrays: Any) -> None:
-    """Check that operands have as many dimensions as each other."""
-    if len({len(a.shape) for a in arrays}) != 1:
-        refuse(RuntimeError(message))
+def same_rank(*arrays: Any) -> bool:
+    """Whether operands have as many dimensions as each other."""
+    return len({len(x.shape) for x in arrays}) == 1
 
 
-def count(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)
+def survey(xp: Any, labels: Any, lowest: int, classes: int, *more: Any) -> Any:
+    """Walk over labels; see :func:`nbloss.engine.patterns.survey.survey`."""
+    from nbloss.engine.patterns.survey import survey  # imports Numba, which takes its time
+
+    return survey(xp, labels, lowest, classes, *more)
+
+
+def class_target(input: Any, target: Any) -> None:
+    """Check the shapes of class scores (C), (N, C) or (N, C, d1, ...) and of their labels."""
+    scores, labels = tuple(input.shape), tuple(target.shape)
+    rank = len(scores)
+    if rank == 0:
+        refuse(ValueError("Expected 1 or more dimensions (got 0)"))
+    if rank == 1:
+        if len(labels) > 1:
+            refuse(RuntimeError(MULTI_TARGET))
+        if labels not in ((), (1,)):
+            refuse(
+                ValueError(
+                    f"For 1D input, 1D target must have size 1, but got target size: {labels[0]}"
+                )
+            )
+        return
+    samples = labels[0] if labels else 0
+    if scores[0] != samples:
+        refuse(
+            ValueError(
+                f"Expected input batch_size ({scores[0]}) to match target batch_size ({samples})."
+            )
+        )
+    expected = (scores[0], *scores[2:])
+    if labels == expected:
+        return
+    if rank == 2:
+        refuse(RuntimeError(MULTI_TARGET))
+    if rank == 4 and len(labels) != 3:
+        refuse(
+            RuntimeError(
+                "only batches of spatial targets supported (3D tensors) but got targets of "
+                f"dimension: {len(labels)}"
+            )
+        )
+    if rank == 4:
+        refuse(
+            RuntimeError(f"size mismatch (got input: {list(scores)}, target: {list(labels)})")
+        )
+    refuse(RuntimeError(f"Expected target size {list(expected)}, got {list(labels)}"))
+
+
+MULTI_TARGET = "0D or 1D target tensor expected, multi-target not supported"
+
+
+def class_weight(weight: Any, classes: int, prefix: str = "") -> None:
+    """Check that there is a weight for each class."""
+    shape = tuple(weight.shape)
+    if shape != (classes,):
+        refuse(
+            RuntimeError(
+                f"{prefix}weight tensor should be defined either for all {classes} classes or no "
+                f"classes but got weight tensor of shape: {list(shape)}"
+            )
+        )

@@ -1,4 +1,4 @@
-"""Makes the public function of a loss from the function that checks its arguments.
+"""Makes the public function of a loss from the function that checks its arguments, or without one.
 
 ``build(xp, ...)`` has torch's signature behind the module ``xp`` that knows the arrays at hand, and
 gives a :class:`~nbloss.engine.problem.Problem`. What becomes of the problem is the bridge's matter.
@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
+from nbloss.bridge.refusal import Unserved
 from nbloss.engine.problem import Problem
-from nbloss.functional.contract import Unserved
+from nbloss.engine.registry import Definition
+from nbloss.functional import contract
 
 P = ParamSpec("P")
 
@@ -20,7 +22,7 @@ def bridge_for(arguments: tuple, named: dict[str, Any]) -> Any:
     """The bridge for the kind of the first operand."""
     first = arguments[0] if arguments else next(iter(named.values()), None)
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(first, torch.Tensor):
+    if torch is not None and hasattr(type(first), "__torch_function__"):
         from nbloss.bridge import torch as bridge
     else:
         from nbloss.bridge import numpy as bridge
@@ -51,3 +53,66 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     function.build = build  # type: ignore[attr-defined]
     function.__module__ = "nbloss.functional"
     return function
+
+
+def default(definition: Definition) -> Callable[..., Any]:
+    """Make the face of a pointwise loss from its definition alone.
+
+    Its arguments are the operands, which broadcast, then ``reduction``, then the parameters with
+    the defaults that they have in the formula.
+    """
+    operands, parameters = definition.operands, tuple(definition.parameters)
+
+    def build(xp: Any, *arguments: Any, **named: Any) -> Problem:
+        bound = signature.bind(xp, *arguments, **named)
+        bound.apply_defaults()
+        given = bound.arguments
+        arrays = xp.operands(definition.name, **{name: given[name] for name in operands})
+        shape = contract.common_shape(*arrays)
+        numbers = tuple(contract.number(definition.name, name, given[name]) for name in parameters)
+        reduction = contract.reduction(given["reduction"])
+        return Problem(definition, xp.expand(arrays, shape), operands, numbers, reduction)
+
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature(
+        [
+            inspect.Parameter("xp", either),
+            *(inspect.Parameter(name, either) for name in operands),
+            inspect.Parameter("reduction", either, default="mean"),
+            *(
+                inspect.Parameter(name, either, default=value)
+                for name, value in definition.parameters.items()
+            ),
+        ]
+    )
+    build.__signature__ = signature  # type: ignore[attr-defined]
+    build.__name__ = build.__qualname__ = definition.name
+    build.__doc__ = _docstring(definition)
+    return face(build)
+
+
+def _docstring(definition: Definition) -> str:
+    text = inspect.cleandoc(definition.formula.__doc__ or f"The {definition.name}.")
+    names = ", ".join(definition.operands)
+    parameters = "".join(f"{name} : float, optional\n" for name in definition.parameters)
+    return f"""{text}
+
+Parameters
+----------
+{names} : tensor or array
+    float16, bfloat16, float32 or float64; all but the first may be of integers. They broadcast.
+reduction : {{"mean", "sum", "none"}}, optional
+    What becomes of the losses of the elements.
+{parameters}
+Returns
+-------
+tensor or array
+    A number, or with ``reduction="none"`` an array of the broadcast shape.
+
+Raises
+------
+RuntimeError
+    If the shapes don't broadcast.
+ValueError
+    If the reduction is unknown.
+"""

@@ -1,14 +1,20 @@
 """Losses of an anchor, a positive example like it and a negative example unlike it."""
 
 from nbloss.engine.primitives import maximum, minimum, where
-from nbloss.engine.registry import triplet
+from nbloss.engine.registry import triplet, variant
 
 
-@triplet(module="TripletMarginWithDistanceLoss")
-def triplet_margin_with_distance_loss(positive_distance, negative_distance, margin=1.0):
+@triplet()
+def triplet_margin_loss(positive_distance, negative_distance, margin=1.0):
     violation = margin + positive_distance - negative_distance
     slope = where(violation >= 0.0, 1.0, 0.0)
     return maximum(violation, 0.0), slope, -slope
+
+
+# The same of distances that the user chooses.
+triplet_margin_with_distance_loss = variant(
+    triplet_margin_loss, "triplet_margin_with_distance_loss", "TripletMarginWithDistanceLoss"
+)
 
 
 def nearer(first, second):

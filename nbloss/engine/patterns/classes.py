@@ -6,7 +6,7 @@ place of the further dimensions, and steps over the places from one class to the
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,20 +16,9 @@ from nbloss.engine.driver import PARTIALS
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.engine.patterns.combine import combiner
-from nbloss.engine.problem import Problem
+from nbloss.engine.problem import ClassOptions, Problem
+from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.registry import Definition
-
-
-class Options(NamedTuple):
-    """What a class loss needs beside its arrays.
-
-    The problem's constants are the labels, which the survey has passed, and the weight of each
-    class; either may be None. Without labels the second operand holds a share for each class.
-    """
-
-    ignore_index: int = -100
-    smoothing: float = 0.0
-    total_weight: float = 1.0  # what a mean divides by
 
 
 # The block of integers: first the combiner's, then ours.
@@ -229,7 +218,7 @@ def launch(
     upstream: Any = None,
 ) -> tuple:
     """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
-    options: Options = problem.options
+    options: ClassOptions = problem.options
     label_array, weight = problem.constants
     scores = problem.operands[0]
     shape = tuple(scores.shape)
@@ -301,13 +290,6 @@ def launch(
         xp.threads(),
     )
     return gradients
-
-
-def dimensions(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Samples, classes and places of an input's shape: (C), (N, C) or (N, C, d1, ...)."""
-    if len(shape) == 1:
-        return 1, shape[0], 1
-    return shape[0], shape[1], math.prod(shape[2:])
 
 
 def value_shape(problem: Problem) -> tuple[int, ...]:

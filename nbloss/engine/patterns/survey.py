@@ -77,7 +77,12 @@ def kernels(dtype: str, weighted: bool, ignores: bool) -> tuple[Any, Any]:
 
 
 def survey(
-    xp: Any, target: Any, lowest: int, classes: int, ignored: int | None, weight: Any = None
+    xp: Any,
+    target: Any,
+    lowest: int,
+    classes: int,
+    ignored: int | None = None,
+    weight: Any = None,
 ) -> Survey:
     """Walk over contiguous int64 targets.
 
@@ -87,7 +92,7 @@ def survey(
     target : array of int64, contiguous
     lowest, classes : int
         The labels that are in range: at least the first, less than the second.
-    ignored : int or None
+    ignored : int, optional
         A label that counts for nothing, in range or not.
     weight : array, optional
         The weight of each class, contiguous; one each by default.

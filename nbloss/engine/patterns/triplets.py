@@ -12,18 +12,29 @@ import numpy as np
 
 from nbloss.engine import chunks, compiler, driver
 from nbloss.engine import scalars as scalar_math
-from nbloss.engine.distance import Distance
 from nbloss.engine.driver import PARTIALS
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at, span
 from nbloss.engine.patterns.combine import combiner
-from nbloss.engine.problem import Problem
+from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.engine.registry import Definition
 
 # The block of integers: first the combiner's, then ours, then address, row stride and column stride
 # of the anchor, the positive and the negative rows, and the addresses of their gradients.
-OUT, GROUPS, PER_GROUP, ROWS, COLUMNS, LENGTH, PER_CHUNK, UPSTREAM_AT, UPSTREAM_STEP = range(9)
-FIRST_OPERAND = 9
+(
+    OUT,
+    GROUPS,
+    PER_GROUP,
+    ROWS,
+    COLUMNS,
+    LENGTH,
+    PER_CHUNK,
+    UPSTREAM_AT,
+    NEAR_COLUMNS,
+    FAR_COLUMNS,
+    SWAP_COLUMNS,
+) = range(11)
+FIRST_OPERAND = 11
 FIRST_GRADIENT = FIRST_OPERAND + 9
 # The block of floats: the margin, and then the distance's parameters.
 VALUE_SCALE, GRADIENT_SCALE, MARGIN, FIRST_PARAMETER = range(4)
@@ -84,6 +95,12 @@ def pull(terms, slopes, extreme):
     return by_x, by_y
 
 
+def within(inside, pulls):
+    """Leave out columns that a broadcast has only repeated."""
+    zero = COMPUTED(0.0)
+    return (pulls[0] if inside else zero), (pulls[1] if inside else zero)
+
+
 def template(integers, floats, chunk):
     """Do a number of rows."""
     rows, columns, length = integers[ROWS], integers[COLUMNS], integers[LENGTH]
@@ -105,11 +122,10 @@ def template(integers, floats, chunk):
     )
     values = array_at(integers[OUT], rows if EACH else 0, STORAGE)
     sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
-    upstream = array_at(
-        integers[UPSTREAM_AT],
-        span(1, 0, rows, integers[UPSTREAM_STEP]) if UPSTREAM else 0,
-        STORAGE,
-    )
+    upstream = array_at(integers[UPSTREAM_AT], rows if UPSTREAM else 0, STORAGE)
+    near_columns = integers[NEAR_COLUMNS] if RAGGED else columns
+    far_columns = integers[FAR_COLUMNS] if RAGGED else columns
+    swap_columns = integers[SWAP_COLUMNS] if RAGGED else columns
     margin = COMPUTED(floats[MARGIN])
     parameters = tuple(COMPUTED(floats[FIRST_PARAMETER + k]) for k in PARAMETERS)
     scale = COMPUTED(floats[GRADIENT_SCALE])
@@ -119,14 +135,14 @@ def template(integers, floats, chunk):
     for row in range(first, last):
         a, p, n = tuple(row * outer[k] for k in THREE)
         near, near_slopes, near_extreme = measure(
-            anchor, a, inner[0], positive, p, inner[1], columns, length, parameters
+            anchor, a, inner[0], positive, p, inner[1], near_columns, length, parameters
         )
         far, far_slopes, far_extreme = measure(
-            anchor, a, inner[0], negative, n, inner[2], columns, length, parameters
+            anchor, a, inner[0], negative, n, inner[2], far_columns, length, parameters
         )
         if SWAP:
             swapped, swap_slopes, swap_extreme = measure(
-                positive, p, inner[1], negative, n, inner[2], columns, length, parameters
+                positive, p, inner[1], negative, n, inner[2], swap_columns, length, parameters
             )
             closest, far_part, swap_part = nearer(far, swapped)
             value, near_slope, far_slope = loss(near, closest, margin)
@@ -142,7 +158,7 @@ def template(integers, floats, chunk):
         if ANY_WANTED:
             factor = scale
             if UPSTREAM:
-                factor = scale * widen(upstream[row * integers[UPSTREAM_STEP]])
+                factor = scale * widen(upstream[row])
             begin = row * columns
             # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
             if near_slope == 0.0 and far_slope == 0.0 and measured - measured == 0.0:
@@ -167,6 +183,9 @@ def template(integers, floats, chunk):
                         far_slopes,
                         far_extreme,
                     )
+                    if RAGGED:
+                        near_pull = within(i < near_columns, near_pull)
+                        far_pull = within(i < far_columns, far_pull)
                     on_positive, on_negative = near_pull[1], far_pull[1]
                     if SWAP:
                         swap_pull = pull(
@@ -174,6 +193,8 @@ def template(integers, floats, chunk):
                             swap_slopes,
                             swap_extreme,
                         )
+                        if RAGGED:
+                            swap_pull = within(i < swap_columns, swap_pull)
                         on_positive = on_positive + swap_pull[0]
                         on_negative = on_negative + swap_pull[1]
                     if WANTED[0]:
@@ -196,6 +217,7 @@ def kernel(
     sums: int,
     parameters: int,
     swap: bool,
+    ragged: bool,
     dtype: str,
     wanted: tuple[bool, ...],
     value: str,
@@ -210,7 +232,7 @@ def kernel(
         template,
         scalars,
         COMPUTING[dtype],
-        helpers=(terms_at, measure, pull),
+        helpers=(terms_at, measure, pull, within),
         STORAGE=STORED[dtype],
         widen=WIDEN[dtype],
         narrow=NARROW[dtype],
@@ -224,6 +246,7 @@ def kernel(
         FINISHED=finish is not None,
         PARAMETERS=tuple(range(parameters)),
         SWAP=swap,
+        RAGGED=ragged,
         WANTED=wanted,
         ANY_WANTED=any(wanted),
         EACH=value == "each",
@@ -243,8 +266,8 @@ def launch(
     upstream: Any = None,
 ) -> tuple:
     """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
-    distance: Distance
-    distance, swap, nearer = problem.options
+    options: TripletOptions = problem.options
+    distance = options.distance
     operands = problem.operands
     dtype = xp.dtype(operands[0])
     shape = tuple(operands[0].shape)
@@ -266,7 +289,7 @@ def launch(
         chunks.SEGMENT,
         per_chunk,
         0 if upstream is None else xp.address(upstream),
-        1,
+        *options.columns,
     )
     for x, o, i in zip(operands, outer, inner, strict=True):
         integers += (xp.address(x), o, i)
@@ -275,13 +298,14 @@ def launch(
     driver.run(
         kernel(
             problem.definition,
-            nearer,
+            options.nearer,
             distance.formula,
             distance.finish,
             distance.reduce,
             distance.sums,
             len(distance.parameters),
-            swap,
+            options.swap,
+            any(count != columns for count in options.columns),
             dtype,
             wanted,
             value,

@@ -1,0 +1,266 @@
+"""Torch tensors for the builders and the engine. Only here is torch imported.
+
+What has no kernel (a dtype, a device, a subclass, a transform in progress) is handed to torch's own
+function of the same name, and so is every call whose arguments fail a check: torch then computes
+the result, or says what is wrong in its own words.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.parameter import Parameter
+
+from nbloss.bridge.refusal import refuse
+from nbloss.engine import threads as engine_threads
+from nbloss.engine.evaluate import backward, forward
+from nbloss.engine.problem import Problem
+from nbloss.engine.registry import LOSSES
+
+FLOATS = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+HALF = (torch.float16, torch.bfloat16)
+# What takes part in arithmetic as the number that it is: unsigned ones wrap when torch negates them.
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+CLASS_LABELS = (torch.int64, torch.int32, torch.uint8)
+
+# torch's own functions, as they are before anybody puts others in their place.
+ORIGINALS = {
+    name: getattr(torch.nn.functional, name)
+    for name in LOSSES
+    if hasattr(torch.nn.functional, name)
+}
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def dtype(x: Tensor) -> str:
+    return FLOATS[x.dtype]
+
+
+def address(x: Tensor) -> int:
+    return x.data_ptr()
+
+
+def strides(x: Tensor) -> tuple[int, ...]:
+    """Steps along the dimensions, in elements."""
+    return x.stride()
+
+
+def is_contiguous(x: Tensor) -> bool:
+    return x.is_contiguous()
+
+
+def contiguous(x: Tensor) -> Tensor:
+    return x.contiguous()
+
+
+def size(x: Tensor) -> int:
+    return x.numel()
+
+
+def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype)
+
+
+def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.zeros(shape, dtype=like.dtype)
+
+
+def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x.expand(shape)
+
+
+def threads() -> int:
+    """As many as torch may use."""
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def _thread_count_kept() -> Iterator[None]:
+    """Put back torch's number of threads, which the start of an OpenMP layer changes."""
+    count = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != count:
+            torch.set_num_threads(count)
+
+
+engine_threads.guard_start(_thread_count_kept)
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+def _transforming() -> bool:
+    """Whether torch does something to calls that a kernel would not see."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+    )
+
+
+def tensor(loss: str, argument: str, value: Any) -> Tensor:
+    """Take an argument as a plain dense tensor on the CPU."""
+    if type(value) is not Tensor and type(value) is not Parameter:
+        message = f"{loss}(): {argument} must be a tensor, like the first operand, got {value!r:.60}"
+        if not hasattr(type(value), "__torch_function__"):
+            raise TypeError(message)
+        refuse(TypeError(message))
+    if value.layout != torch.strided or value.device.type != "cpu":
+        refuse(NotImplementedError(f"{loss}(): {argument} is {value.layout} on {value.device}"))
+    return value.resolve_neg() if value.is_neg() else value
+
+
+def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, ...]:
+    """Bring operands to the one floating type that is among them.
+
+    Parameters
+    ----------
+    loss : str
+    integers : bool
+        Whether the first operand may be of integers; all others may.
+    **named
+        The operands by the names of their arguments.
+    """
+    tensors = [tensor(loss, name, value) for name, value in named.items()]
+    if _transforming() or torch.is_autocast_enabled("cpu"):
+        refuse(NotImplementedError(f"{loss}(): no kernel under a transform or autocast"))
+    first = tensors[0].dtype
+    common = first
+    if integers and first in INTEGERS:
+        common = next((x.dtype for x in tensors if x.dtype in FLOATS), first)
+    if common not in FLOATS:
+        refuse(NotImplementedError(f"{loss}(): no kernel for {common}"))
+    if all(x.dtype == common for x in tensors):
+        return tuple(tensors)
+    for x, name in zip(tensors, named, strict=True):
+        if x.dtype != common and x.dtype not in INTEGERS:
+            refuse(NotImplementedError(f"{loss}(): {name} is of {x.dtype} beside {common}"))
+    return tuple(x.to(common) for x in tensors)
+
+
+def expand(tensors: tuple[Tensor, ...], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Broadcast operands to a shape; autograd sums their gradients."""
+    return tuple(x if x.shape == shape else x.expand(shape) for x in tensors)
+
+
+def is_floating(x: Any) -> bool:
+    """Whether something is a tensor of floating-point numbers."""
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def labels(loss: str, target: Any, message: str) -> Tensor:
+    """Take a target of class indices, as contiguous int64.
+
+    ``message`` is what to say of another type; the type follows it.
+    """
+    x = tensor(loss, "target", target)
+    if x.dtype not in CLASS_LABELS:
+        refuse(RuntimeError(f"{message}{x.dtype}"))
+    return x.to(torch.int64).contiguous()
+
+
+def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
+    """Take the weights of classes, which must have the input's type, and get no gradient."""
+    x = tensor(loss, "weight", weight)
+    if x.dtype != like.dtype:
+        refuse(RuntimeError(f"{loss}(): weight is of {x.dtype}, input of {like.dtype}"))
+    if x.requires_grad and torch.is_grad_enabled():
+        refuse(RuntimeError(f"{loss}(): no kernel for the gradient by weight"))
+    return x.detach().contiguous()
+
+
+def item(x: Tensor, index: int) -> int:
+    """One number of a contiguous tensor, by its place in memory."""
+    return int(x.view(-1)[index])
+
+
+def without_gradient(x: Tensor) -> Tensor:
+    """The same tensor, cut off from what made it."""
+    return x.detach()
+
+
+def measured(
+    loss: str, function: Any, anchor: Tensor, positive: Tensor, negative: Tensor, swap: bool
+) -> tuple[Tensor, ...]:
+    """Let a user's function measure both distances; torch can differentiate it."""
+    near, far = function(anchor, positive), function(anchor, negative)
+    if swap:
+        far = torch.minimum(far, function(positive, negative))
+    if not (isinstance(near, Tensor) and isinstance(far, Tensor)):
+        refuse(TypeError(f"{loss}(): distance_function must return a tensor"))
+    return operands(loss, positive_distance=near, negative_distance=far)
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+def evaluate(problem: Problem) -> Tensor:
+    """Give the loss, with a way back for autograd if any operand wants a gradient."""
+    from nbloss.bridge import torch as xp
+
+    wanted = tuple(x.requires_grad for x in problem.operands)
+    if any(wanted) and torch.is_grad_enabled():
+        return _Loss.apply(problem, wanted, *problem.operands)
+    return forward(xp, problem, (False,) * len(wanted))[0]
+
+
+class _Loss(torch.autograd.Function):
+    """A kernel as a step of the autograd graph."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, wanted: tuple[bool, ...], *operands: Tensor) -> Tensor:
+        from nbloss.bridge import torch as xp
+
+        # A half type rounds its gradient once: when what comes from above is known.
+        early = wanted if operands[0].dtype not in HALF else (False,) * len(wanted)
+        value, gradients = forward(xp, problem, early)
+        ctx.gradients = gradients if any(g is not None for g in gradients) else None
+        ctx.wanted = wanted
+        ctx.count = len(operands)
+        ctx.save_for_backward(*operands, *problem.constants)
+        ctx.problem = replace(problem, operands=(), constants=())
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
+        from nbloss.bridge import torch as xp
+
+        saved = ctx.saved_tensors  # also says whether an operand was changed in between
+        problem = ctx.problem
+        # What forward made is handed over once. Whoever comes again gets it computed again.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            problem = replace(
+                problem, operands=saved[: ctx.count], constants=saved[ctx.count :]
+            )
+            scale = upstream if problem.reduction == "none" else upstream.item()
+            gradients = backward(xp, problem, scale, ctx.wanted)
+        else:
+            scale = upstream.item()
+            if scale != 1.0:
+                for gradient in gradients:
+                    if gradient is not None:
+                        gradient.mul_(scale)
+        return (None, None, *gradients)
+
+
+def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
+    """Ask torch itself; where it has no such function, raise the error."""
+    original = ORIGINALS.get(name)
+    if original is None:
+        raise error from None
+    return original(*arguments, **named)

@@ -1,0 +1,87 @@
+"""Losses of the order of two scores."""
+
+from typing import Any
+
+from nbloss.bridge.refusal import refuse
+from nbloss.engine.problem import Problem
+from nbloss.functional import contract
+from nbloss.functional.face import face
+from nbloss.losses import ranking as definitions
+
+
+@face
+def margin_ranking_loss(
+    xp: Any,
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Problem:
+    r"""How far two scores are from the order that they should have.
+
+    .. math:: \ell(x_1, x_2, y) = \max(0,\; -y \, (x_1 - x_2) + \text{margin})
+
+    At the kink, where the maximum's two sides are equal, the gradient is that of the right side.
+
+    Parameters
+    ----------
+    input1, input2 : tensor or array
+        The scores; float16, bfloat16, float32, float64 or integers. All three operands have the
+        same number of dimensions, and sizes of 1 broadcast.
+    target : tensor or array
+        1 where the first score should be the higher one, -1 where it should be the lower one.
+    margin : float, optional
+        By how much, in units of the scores.
+    size_average, reduce : bool, optional
+        Older ways to choose the reduction.
+    reduction : {"mean", "sum", "none"}, optional
+        What becomes of the losses of the pairs.
+
+    Returns
+    -------
+    tensor or array
+        A number, or with ``reduction="none"`` an array of the broadcast shape.
+
+    Raises
+    ------
+    RuntimeError
+        If the shapes don't fit together.
+    ValueError
+        If the reduction is unknown.
+
+    References
+    ----------
+    R. Herbrich, T. Graepel, K. Obermayer, "Large Margin Rank Boundaries for Ordinal Regression",
+    Advances in Large Margin Classifiers (2000).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbloss
+    >>> first, second = np.array([0.3, 0.9]), np.array([0.5, 0.1])
+    >>> round(float(nbloss.margin_ranking_loss(first, second, np.array([1.0, 1.0]))), 6)
+    0.1
+    """
+    operands = xp.operands(
+        "margin_ranking_loss", integers=True, input1=input1, input2=input2, target=target
+    )
+    margin = contract.number("margin_ranking_loss", "margin", margin)
+    if not contract.same_rank(*operands):
+        refuse(
+            RuntimeError(
+                "margin_ranking_loss : All input tensors should have same dimension but got sizes: "
+                f"input1: {operands[0].shape}, input2: {operands[1].shape}, "
+                f"target: {operands[2].shape} "
+            )
+        )
+    shape = contract.common_shape(*operands)
+    return Problem(
+        definitions.margin_ranking_loss,
+        xp.expand(operands, shape),
+        ("input1", "input2", "target"),
+        (margin,),
+        contract.reduction(reduction, size_average, reduce),
+    )

@@ -1,0 +1,108 @@
+"""Values and gradients for arrays, without torch."""
+
+import functools
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+
+def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """Make a function that gives a loss and its gradient, after JAX's function of the same name.
+
+    Parameters
+    ----------
+    fn : function
+        A loss of nbloss, or ``functools.partial`` of one.
+    argnums : int or sequence of int, optional
+        The positions of the arguments to take the gradient by.
+
+    Returns
+    -------
+    function
+        It takes the arguments of ``fn``, as arrays, and returns ``(value, gradient)``: a gradient of
+        the argument's shape and type (or of the loss's type, for an argument of integers), or a
+        tuple of gradients if ``argnums`` is a sequence. With ``reduction="none"`` the gradient is
+        that of the sum of the values.
+
+    Raises
+    ------
+    TypeError
+        If ``fn`` is no loss of nbloss, or when called with something that is no array.
+    ValueError
+        If an argument has no gradient: a target of labels, say.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbloss
+    >>> prediction, truth = np.array([0.5, 3.0]), np.array([0.0, 0.0])
+    >>> value, gradient = nbloss.value_and_grad(nbloss.huber_loss)(prediction, truth)
+    >>> float(value), gradient.tolist()
+    (1.3125, [0.25, 0.5])
+    """
+    loss, before, named_before = fn, (), {}
+    while isinstance(loss, functools.partial):
+        before, named_before = (*loss.args, *before), {**loss.keywords, **named_before}
+        loss = loss.func
+    if not hasattr(loss, "build"):
+        raise TypeError(f"fn must be a loss of nbloss, or functools.partial of one, got {fn!r}")
+    single = isinstance(argnums, int)
+    names = list(signature(loss).parameters)
+    chosen = []
+    for number in (argnums,) if single else argnums:
+        place = number + len(before) if number >= 0 else number
+        if not -len(names) <= place < len(names):
+            raise ValueError(f"argnums has {number}, but {loss.__name__}() takes {names}")
+        chosen.append(names[place])
+
+    @functools.wraps(loss)
+    def both(*arguments: Any, **named: Any) -> tuple[Any, Any]:
+        named = {**named_before, **named}
+        arguments = (*before, *arguments)
+        value, gradients = _evaluate(loss, chosen, arguments, named)
+        return value, gradients[0] if single else tuple(gradients)
+
+    return both
+
+
+def _evaluate(
+    loss: Any, chosen: list[str], arguments: tuple, named: dict[str, Any]
+) -> tuple[Any, list[Any]]:
+    from nbloss.bridge import numpy as xp
+    from nbloss.bridge.refusal import Unserved
+    from nbloss.engine.evaluate import backward, forward
+
+    try:
+        problem = loss.build(xp, *arguments, **named)
+    except Unserved as refusal:
+        raise refusal.error from None
+    for name in chosen:
+        if name not in problem.names:
+            raise ValueError(
+                f"{loss.__name__}() has no gradient by {name} here, only by {list(problem.names)}"
+            )
+    wanted = tuple(name in chosen for name in problem.names)
+    value, gradients = forward(xp, problem, wanted)
+    if problem.reduction == "none":
+        gradients = backward(xp, problem, np.ones_like(value), wanted)
+    given = signature(loss).bind(*arguments, **named).arguments
+    by_name = dict(zip(problem.names, gradients, strict=True))
+    return value[()], [_like(by_name[name], given[name]) for name in chosen]
+
+
+def _like(gradient: np.ndarray, argument: Any) -> np.ndarray:
+    """Sum over what was broadcast, and give it the argument's type if that is floating."""
+    shape = tuple(argument.shape)
+    added = gradient.ndim - len(shape)
+    repeated = tuple(
+        axis
+        for axis, size in enumerate(gradient.shape)
+        if axis < added or (shape[axis - added] == 1 and size != 1)
+    )
+    if repeated:
+        gradient = gradient.sum(axis=repeated, keepdims=True).reshape(shape)
+    if isinstance(argument, np.ndarray | np.generic) and argument.dtype.kind == "f":
+        return gradient.astype(argument.dtype.newbyteorder("="), copy=False)
+    return gradient
