@@ -678,7 +678,7 @@ KINKS: list[Kink] = [
     triplet_kink("p-3-zeros", "0 0 | 2 0 | 0 1", 2, "-1 1 | 1 0 | 0 -1", p=3.0, eps=0.0),
     triplet_kink("p-inf", "0 0 | 1 -1 | 2 0", 1, ".5 .5 | .5 -.5 | -1 0", 2.0, p=INF, eps=0.0),
     triplet_kink("p-inf-norm-0", "0 0 | 0 0 | 0 0", 1, "0 0 | 0 0 | 0 0", p=INF, eps=0.0),
-    triplet_kink("p-minus-1", "0 0 | 2 0 | 2 2", 0, "1 1 | 0 0 | -1 -1", p=-1.0, eps=0.0),
+    triplet_kink("p-minus-1", "0 0 | 2 0 | 2 2", 0, ".25 .25 | 0 0 | -.25 -.25", p=-1.0, eps=0.0),
     triplet_kink("p-minus-inf", "0 0 | 2 -2 | 4 1", 2, "-.5 1.5 | .5 -.5 | 0 -1", p=-INF, eps=0.0),
     triplet_kink(
         "euclidean-hinge-0",

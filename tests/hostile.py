@@ -341,7 +341,9 @@ for name, bad in product(GOOD, ("foo", "", "MEAN", "batchmean", None, 1, True, b
     error, text = ValueError, "^" + str(bad).replace("[", r"\[") + " is not a valid value for redu"
     if name == SOFT:
         error, text = (
-            (ValueError, f"^{bad} is not valid$") if isinstance(bad, str) else (TypeError, "")
+            (ValueError, f"^{bad} is not valid$")
+            if isinstance(bad, str)
+            else ((TypeError, ValueError), "")  # torch trips over its own message
         )
     raises(name, f"reduction-{bad!r}", error, text, *GOOD[name], reduction=bad)
 for bad in ("foo", None, 1):

@@ -223,7 +223,7 @@ def test_targets_that_change_before_backward(name: str, reduction: str) -> None:
             _, error = attempt(loss.backward, (upstream,), {"retain_graph": True})
             if error is not None:
                 assert isinstance(error, (IndexError, RuntimeError)), repr(error)
-            elif repeat == 0 and name != MULTI:
+            elif not x.grad.isnan().all():  # a row whose target has gone bad is NaN
                 torch.testing.assert_close(x.grad, wanted.gradients[0])
 
 

@@ -11,7 +11,6 @@ from nbloss.bridge.refusal import refuse
 from nbloss.engine.problem import Problem
 
 FLOATS = ("float16", "float32", "float64")
-CLASS_LABELS = ("int64", "int32", "uint8")
 
 # --- memory -----------------------------------------------------------------------------------
 
@@ -140,13 +139,13 @@ def is_floating(x: Any) -> bool:
     return getattr(getattr(x, "dtype", None), "kind", "") == "f"
 
 
-def labels(loss: str, target: Any, message: str) -> np.ndarray:
+def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> np.ndarray:
     """Take a target of class indices, as contiguous int64.
 
-    ``message`` is what to say of another type; the type follows it.
+    ``message`` is what to say of another type than those of ``dtypes``; the type follows it.
     """
     x = array(loss, "target", target)
-    if x.dtype.name not in CLASS_LABELS:
+    if x.dtype.name not in dtypes:
         refuse(RuntimeError(message + x.dtype.name))
     return np.ascontiguousarray(x, np.int64).reshape(x.shape)
 
@@ -162,11 +161,6 @@ def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
 def item(x: np.ndarray, index: int) -> int:
     """One number of a contiguous array, by its place in memory."""
     return int(x.reshape(-1)[index])
-
-
-def without_gradient(x: np.ndarray) -> np.ndarray:
-    """The same array; there is no gradient to be cut off."""
-    return x
 
 
 def measured(loss: str, function: Any, *rest: Any) -> NoReturn:

@@ -30,7 +30,6 @@ FLOATS = {
 HALF = (torch.float16, torch.bfloat16)
 # What takes part in arithmetic as the number that it is: unsigned ones wrap when torch negates them.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
-CLASS_LABELS = (torch.int64, torch.int32, torch.uint8)
 
 # torch's own functions, as they are before anybody puts others in their place.
 ORIGINALS = {
@@ -161,14 +160,15 @@ def is_floating(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def labels(loss: str, target: Any, message: str) -> Tensor:
+def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Tensor:
     """Take a target of class indices, as contiguous int64.
 
-    ``message`` is what to say of another type; the type follows it.
+    ``message`` is what to say of another type than those of ``dtypes``; the type follows it.
     """
     x = tensor(loss, "target", target)
-    if x.dtype not in CLASS_LABELS:
-        refuse(RuntimeError(f"{message}{x.dtype}"))
+    name = str(x.dtype).removeprefix("torch.")
+    if name not in dtypes:
+        refuse(RuntimeError(message + name))
     return x.to(torch.int64).contiguous()
 
 
@@ -185,11 +185,6 @@ def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
 def item(x: Tensor, index: int) -> int:
     """One number of a contiguous tensor, by its place in memory."""
     return int(x.view(-1)[index])
-
-
-def without_gradient(x: Tensor) -> Tensor:
-    """The same tensor, cut off from what made it."""
-    return x.detach()
 
 
 def measured(

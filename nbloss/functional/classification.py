@@ -179,7 +179,8 @@ def _labels(
 ) -> tuple[tuple, ClassOptions]:
     """Check a target of class indices; give the constants and options of its problem."""
     ignore_index = contract.integer(loss, "ignore_index", ignore_index)
-    labels = xp.labels(loss, target, "expected target dtype to be Long or Byte, but got ")
+    message = "expected target dtype to be Long or Byte, but got "
+    labels = xp.labels(loss, target, ("int64", "int32", "uint8"), message)
     contract.class_target(scores, labels)
     _, classes, _ = class_dimensions(tuple(scores.shape))
     if weight is not None:
@@ -221,5 +222,5 @@ def _probabilities(
         (),
         "",
         (None, weight),
-        ClassOptions(smoothing=smoothing, total_weight=samples * places),
+        ClassOptions(smoothing=smoothing, total_weight=samples * places if classes else 0),
     )

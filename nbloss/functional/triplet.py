@@ -48,7 +48,7 @@ def triplet_margin_loss(
     margin : float, optional
         By how much nearer; above 0, in units of the distance.
     p : float, optional
-        The norm: any number or infinity; 0 counts the coordinates that differ, and has no gradient.
+        The norm: any number or infinity; 0 counts the coordinates that differ, with a gradient of 0.
     eps : float, optional
         Added to every difference of coordinates.
     swap : bool, optional
@@ -87,8 +87,6 @@ def triplet_margin_loss(
     loss = "triplet_margin_loss"
     distance = lp(contract.number(loss, "p", p), contract.number(loss, "eps", eps))
     operands = xp.operands(loss, integers=True, anchor=anchor, positive=positive, negative=negative)
-    if distance.parameters.get("p", p) == 0:
-        operands = tuple(xp.without_gradient(x) for x in operands)
     margin = contract.positive_margin(loss, margin)
     return _problem(xp, operands, distance, margin, swap, reduction, size_average, reduce)
 

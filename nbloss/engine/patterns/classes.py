@@ -101,13 +101,17 @@ def template(integers, floats, chunk):
         out = sample * classes * places + place
         factor = scale * widen(upstream[row]) if UPSTREAM else scale
         label = labels[row] if LABELS else 0
-        # The survey has refused labels out of range. If they have changed since, they are ignored.
-        if LABELS and (label == integers[IGNORED] or label < 0 or label >= classes):
+        ignored = classes == 0 or (LABELS and label == integers[IGNORED])
+        if ignored or label < 0 or label >= classes:
+            # The survey has refused labels out of range. If one has changed since, it spoils its
+            # row, and nothing else.
+            nothing = zero if ignored else COMPUTED(np.nan)
             if EACH:
-                values[row] = narrow(zero)
-            if WANTED[0] and not PICKED:
+                values[row] = narrow(nothing)
+            if WANTED[0]:
                 for c in range(classes):
-                    gradient[out + c * places] = narrow(zero)
+                    gradient[out + c * places] = narrow(nothing)
+            total += nothing
             continue
         weight = one
         if LABELS and WEIGHTED:

@@ -15,7 +15,7 @@ from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
-# survey has refused labels out of range; if they have changed since, they end the row, too.
+# survey has refused labels out of range; one that has changed since spoils its row, and nothing else.
 #
 # The block of integers: first the combiner's, then ours.
 (
@@ -86,6 +86,10 @@ def template(integers, floats, chunk):
             if WANTED:
                 pull[own_labels[t]] += COMPUTED(own_pull)
         value = value / classes
+        if count < classes and labels[begin + count] != -1:
+            value = np.nan
+            for c in range(classes):
+                pull[c] = COMPUTED(np.nan)
         if EACH:
             values[row] = narrow(COMPUTED(value))
         total += value

@@ -1,0 +1,48 @@
+"""Fixtures that every test runs under."""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from nbloss.bridge import numpy as numpy_bridge
+from nbloss.bridge import torch as torch_bridge
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fill what the bridges allocate with NaN, so that a place that nobody wrote to shows."""
+    for bridge in (numpy_bridge, torch_bridge):
+        make = bridge.empty
+
+        @functools.wraps(make)
+        def empty(shape, like, make=make):
+            made = make(shape, like)
+            made[...] = float("nan")
+            return made
+
+        monkeypatch.setattr(bridge, "empty", empty)
+    yield
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut work so finely that small inputs cross the borders of segments and chunks."""
+    monkeypatch.setattr("nbloss.engine.chunks.SEGMENT", 3)
+    monkeypatch.setattr("nbloss.engine.chunks.CHUNK", 7)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Have torch ask for two threads, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
