@@ -19,7 +19,7 @@ __all__ = [
     "distance",
     "distances",
     "functional",
-    "nn",
+    "nn",  # noqa: F405 (comes by __getattr__)
     "value_and_grad",
     *functional.__all__,
 ]

@@ -21,8 +21,8 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     Returns
     -------
     function
-        It takes the arguments of ``fn``, as arrays, and returns ``(value, gradient)``: a gradient of
-        the argument's shape and type (or of the loss's type, for an argument of integers), or a
+        It takes the arguments of ``fn``, as arrays, and returns ``(value, gradient)``: a gradient
+        of the argument's shape and type (or of the loss's type, for an argument of integers), or a
         tuple of gradients if ``argnums`` is a sequence. With ``reduction="none"`` the gradient is
         that of the sum of the values.
 
@@ -42,16 +42,17 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     >>> float(value), gradient.tolist()
     (1.3125, [0.25, 0.5])
     """
-    loss, before, named_before = fn, (), {}
+    loss: Any = fn
+    before: tuple = ()
+    named_before: dict[str, Any] = {}
     while isinstance(loss, functools.partial):
         before, named_before = (*loss.args, *before), {**loss.keywords, **named_before}
         loss = loss.func
     if not hasattr(loss, "build"):
         raise TypeError(f"fn must be a loss of nbloss, or functools.partial of one, got {fn!r}")
-    single = isinstance(argnums, int)
     names = list(signature(loss).parameters)
     chosen = []
-    for number in (argnums,) if single else argnums:
+    for number in (argnums,) if isinstance(argnums, int) else argnums:
         place = number + len(before) if number >= 0 else number
         if not -len(names) <= place < len(names):
             raise ValueError(f"argnums has {number}, but {loss.__name__}() takes {names}")
@@ -62,7 +63,7 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         named = {**named_before, **named}
         arguments = (*before, *arguments)
         value, gradients = _evaluate(loss, chosen, arguments, named)
-        return value, gradients[0] if single else tuple(gradients)
+        return value, gradients[0] if isinstance(argnums, int) else tuple(gradients)
 
     return both
 

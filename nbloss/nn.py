@@ -63,7 +63,7 @@ def _module(definition: Definition) -> type[torch.nn.Module]:
     name = definition.module
     theirs = getattr(torch.nn, name, None)
     module = _own(name, definition) if theirs is None else _derived(name, theirs)
-    summary = inspect.getdoc(getattr(functional, definition.name)).split("\n", 1)[0]
+    summary = (inspect.getdoc(getattr(functional, definition.name)) or "").split("\n", 1)[0]
     module.__doc__ = f"{summary}\n\nSee :func:`nbloss.functional.{definition.name}`."
     return module
 

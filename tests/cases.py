@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import oracles
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
+
+import oracles
 
 Operands = dict[str, NDArray[Any]]
 Sampler = Callable[[Generator, int, int], NDArray[Any]]
@@ -67,8 +68,8 @@ def positive(shape: str) -> Sampler:
 
 
 def binary(shape: str) -> Sampler:
-    return lambda rng, rows, columns: (
-        rng.integers(0, 2, size=shaped(shape, rows, columns)).astype(np.float64)
+    return lambda rng, rows, columns: rng.integers(0, 2, size=shaped(shape, rows, columns)).astype(
+        np.float64
     )
 
 
@@ -116,8 +117,8 @@ def label_sets(shape: str, count: Callable[[Generator, int], int]) -> Sampler:
 
 def repeated_labels(shape: str) -> Sampler:
     """Rows full of labels of which many occur more than once."""
-    return lambda rng, rows, columns: (
-        rng.integers(0, (columns + 1) // 2, size=shaped(shape, rows, columns))
+    return lambda rng, rows, columns: rng.integers(
+        0, (columns + 1) // 2, size=shaped(shape, rows, columns)
     )
 
 
@@ -162,7 +163,7 @@ class Case:
 
     loss: str
     name: str = "plain"
-    build: Builder = operands(input="NC", target="NC")
+    build: Builder = operands(input="NC", target="NC")  # noqa: RUF009
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     differentiable: tuple[str, ...] = ()
     module: str | None = ""
@@ -271,7 +272,9 @@ def triplet(name: str, build: Builder = rows_2d, **options: Any) -> Case:
     return Case("triplet_margin_loss", name, build, options)
 
 
-def by_distance(distance: str | None, name: str = "", build: Builder = rows_2d, **options: Any) -> Case:
+def by_distance(
+    distance: str | None, name: str = "", build: Builder = rows_2d, **options: Any
+) -> Case:
     chosen = {"distance_function": distance, **options} if distance else options
     name = "-".join(part for part in (distance or "default", name) if part)
     return Case("triplet_margin_with_distance_loss", name, build, chosen)

@@ -111,7 +111,7 @@ def spread(
 
 
 def source(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Where the element that broadcasting puts at ``index`` comes from, in an operand of ``shape``."""
+    """Where in an operand of ``shape`` the element is that broadcasting puts at ``index``."""
     tail = index[len(index) - len(shape) :]
     return tuple(0 if size == 1 else place for place, size in zip(tail, shape, strict=True))
 
@@ -187,7 +187,7 @@ def nll_loss_gradients(
         if labels[place] != ignore_index:
             label = checked(labels[place], len(weights))
             # A mean over weights of zero makes this one element NaN, and leaves the others zero.
-            rows[place + (label,)] = -weights[label] * arriving[place]
+            rows[(*place, label)] = -weights[label] * arriving[place]
     return {"input": gradient}
 
 
@@ -213,7 +213,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Array:
-    """-sum(weight * smoothed target * log-softmax(scores)), the target an index or probabilities."""
+    """-sum(weight * smoothed target * log-softmax(scores)); the target is an index or shares."""
     rows = classes_last(real(input))
     classes = rows.shape[-1]
     weights = class_weights(weight, classes)
@@ -261,7 +261,7 @@ def cross_entropy_gradients(
             for c in range(classes):
                 of_logs[c] = -arriving[place] * weights[c] * targets[c]
                 of_term = -arriving[place] * logs[c]
-                classes_last(of_target)[place + (c,)] = of_term * weights[c] * (1 - label_smoothing)
+                classes_last(of_target)[(*place, c)] = of_term * weights[c] * (1 - label_smoothing)
                 of_weight[c] += of_term * targets[c]
         elif (label := np.asarray(target)[place]) != ignore_index:
             of_logs[label] = -(1 - label_smoothing) * weights[label] * arriving[place]
@@ -269,7 +269,7 @@ def cross_entropy_gradients(
                 of_logs[c] -= label_smoothing / classes * weights[c] * arriving[place]
         for c in range(classes):
             of_score = of_logs[c] - np.exp(logs[c]) * of_logs.sum()
-            classes_last(of_input)[place + (c,)] = of_score
+            classes_last(of_input)[(*place, c)] = of_score
     found = {"input": of_input}
     return found if indexed else {**found, "target": of_target, "weight": of_weight}
 
@@ -477,7 +477,11 @@ def margin_ranking_loss_gradients(
 ) -> Gradients:
     x1, x2, y = real(input1), real(input2), real(target)
     arriving = spread(upstream, np.broadcast_shapes(x1.shape, x2.shape, y.shape), reduction)
-    found = {"input1": np.zeros(x1.shape), "input2": np.zeros(x2.shape), "target": np.zeros(y.shape)}
+    found = {
+        "input1": np.zeros(x1.shape),
+        "input2": np.zeros(x2.shape),
+        "target": np.zeros(y.shape),
+    }
     for place in np.ndindex(arriving.shape):
         at_1, at_2, at_y = (source(place, operand.shape) for operand in (x1, x2, y))
         difference = x1[at_1] - x2[at_2]
@@ -618,7 +622,7 @@ def row_distances(distance: Distance, x: Array, y: Array) -> Array:
 def add_row(gradient: Array, place: tuple[int, ...], row: Row) -> None:
     """Add a row's gradient to where the row came from, which may be narrower."""
     for k, part in enumerate(row):
-        gradient[source(place + (k,), gradient.shape)] += part
+        gradient[source((*place, k), gradient.shape)] += part
 
 
 def triplet(

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-import nbloss
-import nbloss.functional
-import nbloss.nn
 import numpy
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as theirs
 
+import nbloss
+import nbloss.functional
+import nbloss.nn
 from hostile import CLASSES, GOOD, REDUCTIONS, TRIPLETS, Call
 
 ours = nbloss.functional
@@ -263,8 +263,13 @@ for margin, sign in product((0, 1.0, -1.0), (1.0, -1.0)):
     sign = torch.full((6,), sign, requires_grad=True)
     case(RANKING, f"kink-{margin}-{sign[0].item()}", KINK, ZERO, sign, margin=margin)
 for name, swap in product(TRIPLETS, (False, True)):
-    for label, args in {"equal": (UNIT, UNIT, UNIT), "zero": (ROWS, ROWS, ROWS),
-                        "tie": (ROWS, UNIT, -UNIT), "swap": (ROWS, -ROWS, UNIT)}.items():  # fmt: skip
+    ties = {
+        "equal": (UNIT, UNIT, UNIT),
+        "zero": (ROWS, ROWS, ROWS),
+        "tie": (ROWS, UNIT, -UNIT),
+        "swap": (ROWS, -ROWS, UNIT),
+    }
+    for label, args in ties.items():
         args = [argument.detach().requires_grad_() for argument in args]
         case(name, f"{label}-{swap}", *args, swap=swap)
         for p in (1, 2, float("inf")) if name == TRIPLET else ():

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import nbloss
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import nbloss
 from hostile import CALLS, CLASSES, GOOD, MULTI, NAN, REDUCTIONS, Call, indices, real, whole
 from test_contract import ERRORS, assert_alike, assert_same, call
 
@@ -218,7 +218,7 @@ def test_targets_that_change_before_backward(name: str, reduction: str) -> None:
         loss = getattr(ours, name)(x, t, reduction=reduction)
         t.numpy()[...] = bad  # behind the back of torch's version counter
         upstream = torch.linspace(0.5, 1.5, loss.numel()).view(loss.shape)
-        for repeat in range(2):
+        for _ in range(2):
             x.grad = None
             _, error = attempt(loss.backward, (upstream,), {"retain_graph": True})
             if error is not None:

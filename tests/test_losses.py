@@ -128,7 +128,9 @@ def test_tensors(case: Case, dtype: str, kernels_only: None) -> None:
     torch_can = dtype in ("float32", "float64") or case.loss != "multilabel_margin_loss"
     for reduction in REDUCTIONS:
         truth = case.value(made, reduction)
-        upstream = rounded({"u": np.linspace(0.5, 1.5, truth.size).reshape(truth.shape)}, dtype)["u"]
+        upstream = rounded({"u": np.linspace(0.5, 1.5, truth.size).reshape(truth.shape)}, dtype)[
+            "u"
+        ]
         slopes = case.gradients(made, reduction, upstream)
         value, gradients = on_tensors(nbloss, case, made, dtype, reduction, upstream)
         if torch_can:

@@ -44,12 +44,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 import matplotlib
 import matplotlib.pyplot as plt
-import nbloss.nn
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+import nbloss.nn
 from nbloss import distances
 
 
@@ -220,12 +221,12 @@ def judge_display(predict: Predict) -> Metrics:
 
 
 def judge_order_of_segments(predict: Predict) -> Metrics:
-    """Label-ranking average precision, and the share with every lit segment above every dark one."""
+    """Ranking precision, and the share with every lit segment above every dark one."""
     scores = predict(pixels_test)
     dimmest_lit = np.where(lit_test, scores, np.inf).min(axis=1)
     brightest_dark = np.where(lit_test, -np.inf, scores).max(axis=1)
     return {
-        "label ranking AP": label_ranking_average_precision_score(lit_test, scores),
+        "ranking precision": label_ranking_average_precision_score(lit_test, scores),
         "all in order": np.mean(dimmest_lit > brightest_dark),
     }
 
@@ -314,7 +315,7 @@ class Lesson:
 
 def layers(*widths: int) -> nn.Sequential:
     """A network of linear layers with a smooth bend between them."""
-    linear = [nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False)]
+    linear = [nn.Linear(*pair) for pair in pairwise(widths)]
     bent = [part for layer in linear[:-1] for part in (layer, nn.Tanh())]
     return nn.Sequential(*bent, linear[-1])
 
@@ -546,9 +547,9 @@ def first_call(loss: nn.Module, task: Task) -> float:
 # Two right computations of one loss may differ in the last of the 24 binary digits of a 32-bit
 # number, because they add the same terms in another order. Each step starts from what the last one
 # left, and so the difference grows. How fast depends on the loss: a smooth one keeps it near
-# 1e-7 to the end, but where a hinge has its kink, at :math:`\max(0, \cdot)`, the gradient jumps, and
-# steep angles between short vectors carry a difference further still. Small rates and batches of
-# 128 keep all eight lessons calm: if every gradient is disturbed by its last bit on purpose, the
+# 1e-7 to the end, but where a hinge has its kink, at :math:`\max(0, \cdot)`, the gradient jumps,
+# and steep angles between short vectors carry a difference further still. Small rates and batches
+# of 128 keep all eight lessons calm: if every gradient is disturbed by its last bit on purpose, the
 # curves part by 1e-7 to 1e-5 of their height. The tolerance lies a little above that. A gradient
 # that is wrong by one part in a thousand is found out by it.
 
@@ -645,7 +646,7 @@ def report(results: list[Result]) -> Table:
     table.add_column("Loss", no_wrap=True)
     table.add_column("Final loss", justify="right")
     table.add_column("Gap", justify="right")
-    table.add_column("Held out")
+    table.add_column("Held out", no_wrap=True)
     table.add_column("torch / nbloss", justify="right")
     table.add_column("Blind", justify="right")
     table.add_column("Seconds", justify="right")
@@ -666,9 +667,9 @@ def report(results: list[Result]) -> Table:
             "[red]wrong[/]" if result.complaints else "[green]same[/]",
         )
     table.caption = (
-        "Final loss: mean over the last epoch. Gap: largest difference along the curve, relative to\n"
-        "its height. First call: seconds of the first step with nbloss, compilation included, not\n"
-        "part of the seconds before it; short where the machine code was found on disk."
+        "Final loss: mean over the last epoch. Gap: largest difference along the curve, relative\n"
+        "to its height. First call: seconds of the first step with nbloss, compilation included,\n"
+        "not part of the seconds before it; short where the machine code was found on disk."
     )
     return table
 

@@ -154,7 +154,9 @@ def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
     """Take the weights of classes, which must have the input's type."""
     x = array(loss, "weight", weight)
     if x.dtype != like.dtype:
-        refuse(RuntimeError(f"expected weight of dtype {like.dtype} like input but found {x.dtype}"))
+        refuse(
+            RuntimeError(f"expected weight of dtype {like.dtype} like input but found {x.dtype}")
+        )
     return np.ascontiguousarray(x).reshape(x.shape)
 
 

@@ -28,7 +28,7 @@ FLOATS = {
     torch.bfloat16: "bfloat16",
 }
 HALF = (torch.float16, torch.bfloat16)
-# What takes part in arithmetic as the number that it is: unsigned ones wrap when torch negates them.
+# What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 # torch's own functions, as they are before anybody puts others in their place.
@@ -113,7 +113,9 @@ def _transforming() -> bool:
 def tensor(loss: str, argument: str, value: Any) -> Tensor:
     """Take an argument as a plain dense tensor on the CPU."""
     if type(value) is not Tensor and type(value) is not Parameter:
-        message = f"{loss}(): {argument} must be a tensor, like the first operand, got {value!r:.60}"
+        message = (
+            f"{loss}(): {argument} must be a tensor, like the first operand, got {value!r:.60}"
+        )
         if not hasattr(type(value), "__torch_function__"):
             raise TypeError(message)
         refuse(TypeError(message))
@@ -208,7 +210,7 @@ def evaluate(problem: Problem) -> Tensor:
 
     wanted = tuple(x.requires_grad for x in problem.operands)
     if any(wanted) and torch.is_grad_enabled():
-        return _Loss.apply(problem, wanted, *problem.operands)
+        return _Loss.apply(problem, wanted, *problem.operands)  # type: ignore[no-untyped-call]
     return forward(xp, problem, (False,) * len(wanted))[0]
 
 
@@ -239,9 +241,7 @@ class _Loss(torch.autograd.Function):
         # What forward made is handed over once. Whoever comes again gets it computed again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            problem = replace(
-                problem, operands=saved[: ctx.count], constants=saved[ctx.count :]
-            )
+            problem = replace(problem, operands=saved[: ctx.count], constants=saved[ctx.count :])
             scale = upstream if problem.reduction == "none" else upstream.item()
             gradients = backward(xp, problem, scale, ctx.wanted)
         else:

@@ -51,7 +51,6 @@ def bind_scalar(function: Callable, dtype: type) -> Callable:
     float64), each primitive its scalar, and plain functions that it calls are bound in turn.
     """
 
-
     def meaning(value: Any) -> Any:
         value = _SCALAR_OF.get(id(value), value)
         if isinstance(value, python_types.FunctionType):

@@ -66,7 +66,7 @@ def source_digest() -> str:
     return hasher.hexdigest()[:24]
 
 
-class _Locator(caching._CacheLocator):
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
     """Tells Numba where the files go and what they depend on."""
 
     def __init__(self, path: Path) -> None:
@@ -90,11 +90,11 @@ class _Locator(caching._CacheLocator):
         return None if path is None else cls(path)
 
 
-class _Implementation(caching.CompileResultCacheImpl):
+class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_Locator,)
 
 
-class _KernelCache(caching.Cache):
+class _KernelCache(caching.Cache):  # type: ignore[misc]
     _impl_class = _Implementation
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

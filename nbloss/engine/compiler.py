@@ -1,7 +1,7 @@
 """A template and what it is specialised for become a compiled worker.
 
 Every worker has one signature, ``worker(integers, floats, chunk)``: a block of integers (addresses,
-sizes, strides), a block of floats (parameters, factors), and the number of the chunk to do. All that
+sizes, strides), a block of floats (parameters, factors), and the number of the chunk to do. What
 shapes the machine code (number type, operands, wanted gradients) is fixed when it is compiled.
 """
 
@@ -79,7 +79,7 @@ def _compile(
     if numba.config.DISABLE_JIT:
         return bound
     options = {"nopython": True, "fastmath": binding.TEMPLATE_MATH}
-    compiled = CFunc(bound, (_SIGNATURE.args, _SIGNATURE.return_type), {}, options)
+    compiled: Any = CFunc(bound, (_SIGNATURE.args, _SIGNATURE.return_type), {}, options)
     compiled._cache = cache.kernel_cache(bound)
     compiled.compile()
     _keep_alive.append(compiled)
@@ -88,7 +88,6 @@ def _compile(
 
 # The machine code lives as long as the object that holds it.
 _keep_alive: list[CFunc] = []
-
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """What a distance is, and the decorator by which users bring their own."""
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -66,9 +67,19 @@ class Distance:
                 return totals[0]
             return self.finish(*totals, *self.parameters.values())[0]
 
+    def __reduce__(self) -> tuple:
+        # The formula's name stands for this object, so that pickle would not find the formula.
+        return _recall, (self.formula.__module__, self.name, dict(self.parameters))
+
     def __repr__(self) -> str:
         numbers = ", ".join(f"{k}={v:g}" for k, v in self.parameters.items())
         return f"<distance {self.name}({numbers})>"
+
+
+def _recall(module: str, name: str, parameters: dict[str, float]) -> Distance:
+    """Find a distance where it was defined."""
+    found = getattr(importlib.import_module(module), name)
+    return found.with_parameters(**parameters)
 
 
 def triples(terms: tuple) -> tuple:

@@ -77,14 +77,11 @@ class _Unroller(ast.NodeTransformer):
             return None
         assert isinstance(target, ast.Name), "loops over constants take a single name"
         return [
-            [
-                _Substitute(target.id, item).visit(copy.deepcopy(node))
-                for node in nodes
-            ]
+            [_Substitute(target.id, item).visit(copy.deepcopy(node)) for node in nodes]
             for item in self.static[over.id]
         ]
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         if isinstance(node.func, ast.Name) and node.func.id == "tuple" and node.args:
             (argument,) = node.args
             if isinstance(argument, ast.GeneratorExp):
@@ -95,19 +92,19 @@ class _Unroller(ast.NodeTransformer):
                     return ast.copy_location(ast.Tuple(items, ast.Load()), node)
         return self.generic_visit(node)
 
-    def visit_For(self, node: ast.For) -> ast.stmt | list[ast.stmt]:
+    def visit_For(self, node: ast.For) -> ast.AST | list[ast.stmt]:
         copies = self._copies(node.target, node.iter, node.body)
         if copies is None:
             return self.generic_visit(node)
         return self._block([statement for body in copies for statement in body], node)
 
-    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         known, value = self._value(node.test)
         if not known:
             return self.generic_visit(node)
         return self._block(node.body if value else node.orelse, node)
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         known, value = self._value(node.test)
         if not known:
             return self.generic_visit(node)

@@ -28,4 +28,4 @@ __all__ = [
 for _name, _definition in LOSSES.items():
     if _name not in globals():
         globals()[_name] = face.default(_definition)
-        __all__ += [_name]  # noqa: PLE0604
+        __all__ += [_name]

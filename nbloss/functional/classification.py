@@ -152,9 +152,7 @@ def cross_entropy(
     loss = "cross_entropy"
     smoothing = contract.number(loss, "label_smoothing", label_smoothing)
     if smoothing > 1.0:
-        refuse(
-            RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-        )
+        refuse(RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}"))
     smoothing = smoothing if smoothing > 0.0 else 0.0
     if getattr(target, "shape", None) == getattr(input, "shape", ()):
         problem = _probabilities(xp, input, target, weight, ignore_index, smoothing)

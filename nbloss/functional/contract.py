@@ -39,9 +39,7 @@ def reduction(
 def number(loss: str, argument: str, value: Any) -> float:
     """Check a parameter that is a number."""
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-        refuse(
-            TypeError(f"{loss}(): {argument} must be a number, got {type(value).__name__}")
-        )
+        refuse(TypeError(f"{loss}(): {argument} must be a number, got {type(value).__name__}"))
     return float(value)
 
 
@@ -132,9 +130,7 @@ def class_target(input: Any, target: Any) -> None:
             )
         )
     if rank == 4:
-        refuse(
-            RuntimeError(f"size mismatch (got input: {list(scores)}, target: {list(labels)})")
-        )
+        refuse(RuntimeError(f"size mismatch (got input: {list(scores)}, target: {list(labels)})"))
     refuse(RuntimeError(f"Expected target size {list(expected)}, got {list(labels)}"))
 
 

@@ -5,6 +5,7 @@ gives a :class:`~nbloss.engine.problem.Problem`. What becomes of the problem is 
 """
 
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -22,11 +23,10 @@ def bridge_for(arguments: tuple, named: dict[str, Any]) -> Any:
     """The bridge for the kind of the first operand."""
     first = arguments[0] if arguments else next(iter(named.values()), None)
     torch = sys.modules.get("torch")
+    kind = "numpy"
     if torch is not None and hasattr(type(first), "__torch_function__"):
-        from nbloss.bridge import torch as bridge
-    else:
-        from nbloss.bridge import numpy as bridge
-    return bridge
+        kind = "torch"
+    return importlib.import_module(f"nbloss.bridge.{kind}")
 
 
 def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
@@ -49,7 +49,7 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=list(signature.parameters.values())[1:]
     )
-    del function.__wrapped__  # type: ignore[attr-defined]
+    del function.__wrapped__
     function.build = build  # type: ignore[attr-defined]
     function.__module__ = "nbloss.functional"
     return function

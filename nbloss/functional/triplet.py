@@ -48,7 +48,7 @@ def triplet_margin_loss(
     margin : float, optional
         By how much nearer; above 0, in units of the distance.
     p : float, optional
-        The norm: any number or infinity; 0 counts the coordinates that differ, with a gradient of 0.
+        The norm: any number or infinity; 0 counts the coordinates that differ, with gradient 0.
     eps : float, optional
         Added to every difference of coordinates.
     swap : bool, optional

@@ -18,36 +18,42 @@ def root(total, *parameters):
 
 @distance(finish=root)
 def euclidean(x, y, eps=0.0):
+    """Add up squares; the distance is the root of the sum."""
     difference = x - y + eps
     return difference * difference, 2.0 * difference, -2.0 * difference
 
 
 @distance
 def squared_euclidean(x, y):
+    """Add up squares."""
     difference = x - y
     return difference * difference, 2.0 * difference, -2.0 * difference
 
 
 @distance
 def manhattan(x, y, eps=0.0):
+    """Add up the sizes of the differences."""
     difference = x - y + eps
     return absolute(difference), sign(difference), -sign(difference)
 
 
 @distance(reduce="max")
 def chebyshev(x, y, eps=0.0):
+    """Take the largest difference."""
     difference = x - y + eps
     return absolute(difference), sign(difference), -sign(difference)
 
 
 @distance(reduce="min")
 def closest_coordinate(x, y, eps=0.0):
+    """Take the smallest difference."""
     difference = x - y + eps
     return absolute(difference), sign(difference), -sign(difference)
 
 
 @distance
 def hamming(x, y, eps=0.0):
+    """Count the coordinates that differ."""
     differs = where(x - y + eps != 0.0, 1.0, 0.0)
     return differs, 0.0 * differs, 0.0 * differs
 
@@ -60,6 +66,7 @@ def p_root(total, eps, p):
 
 @distance(finish=p_root)
 def minkowski(x, y, eps=0.0, p=3.0):
+    """Add up powers of the differences; the distance is the root of the sum."""
     difference = x - y + eps
     size = absolute(difference)
     # At zero |z|^p has no finite derivative for p < 1; torch takes 0.
@@ -80,10 +87,11 @@ def one_minus_cosine(dot, square_x, square_y, eps):
 
 @distance(finish=one_minus_cosine)
 def cosine(x, y, eps=1e-8):
+    """Measure the angle: 1 minus its cosine. A row shorter than ``eps`` counts as that long."""
     return (x * y, y, x), (x * x, 2.0 * x, 0.0 * y), (y * y, 0.0 * x, 2.0 * y)
 
 
-def lp(p=2.0, eps=0.0):
+def lp(p: float = 2.0, eps: float = 0.0) -> Distance:
     """The p-norm of ``x - y + eps``.
 
     Parameters

@@ -10,6 +10,7 @@ from nbloss.engine.registry import pairwise, pointwise
     mean_over_classes=True,
 )
 def multilabel_soft_margin_loss(input, target):
+    """Give what a class costs whose probability is the sigmoid of the input."""
     # The exponential of -|input| can't overflow, and gives both logarithms and both derivatives.
     small = exp(-absolute(input))
     tail = log1p(small)
@@ -23,6 +24,7 @@ def multilabel_soft_margin_loss(input, target):
 
 @pairwise(module="MultiLabelMarginLoss")
 def multilabel_margin_loss(labelled, other):
+    """Give what is missing for a label's score to lie 1 above the score of another class."""
     violation = (1.0 - labelled) + other
     slope = where(violation > 0.0, 1.0, 0.0)
     return maximum(violation, 0.0), -slope, slope

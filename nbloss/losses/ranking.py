@@ -6,6 +6,7 @@ from nbloss.engine.registry import pointwise
 
 @pointwise(differentiable=("input1", "input2", "target"), module="MarginRankingLoss")
 def margin_ranking_loss(input1, input2, target, margin=0.0):
+    """Give what is missing for two scores to be in order; ``target`` is 1 or -1, and says which."""
     difference = input1 - input2
     violation = margin - target * difference
     active = violation >= 0.0

@@ -6,6 +6,7 @@ from nbloss.engine.registry import triplet, variant
 
 @triplet()
 def triplet_margin_loss(positive_distance, negative_distance, margin=1.0):
+    """Give what is missing for the negative example to lie further away, by the margin."""
     violation = margin + positive_distance - negative_distance
     slope = where(violation >= 0.0, 1.0, 0.0)
     return maximum(violation, 0.0), slope, -slope
@@ -20,6 +21,8 @@ triplet_margin_with_distance_loss = variant(
 def nearer(first, second):
     """The smaller of two distances, and its derivatives; a tie is shared."""
     tie = where(first == second, 0.5, 0.0)
-    return minimum(first, second), tie + where(first < second, 1.0, 0.0), tie + where(
-        second < first, 1.0, 0.0
+    return (
+        minimum(first, second),
+        tie + where(first < second, 1.0, 0.0),
+        tie + where(second < first, 1.0, 0.0),
     )

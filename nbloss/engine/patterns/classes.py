@@ -20,7 +20,6 @@ from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.registry import Definition
 
-
 # The block of integers: first the combiner's, then ours.
 (
     OUT,

@@ -15,7 +15,7 @@ from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
-# survey has refused labels out of range; one that has changed since spoils its row, and nothing else.
+# survey has refused labels out of range; one that has changed since spoils its row, but no more.
 #
 # The block of integers: first the combiner's, then ours.
 (

@@ -166,15 +166,18 @@ def launch(
         if laid is None or (groups != 1 and laid[:2] != (groups, width)):
             operands = tuple(xp.contiguous(x) for x in operands)
             dense, laid = True, None
-    rows, columns, outer, inner = laid or (groups, width, (0,) * len(operands), (1,) * len(operands))
+    rows, columns, outer, inner = laid or (
+        groups,
+        width,
+        (0,) * len(operands),
+        (1,) * len(operands),
+    )
 
     per_row = chunks.count(columns, chunks.SEGMENT)
     per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
     order = _gradient_order(definition, has_weight)
-    gradients = tuple(
-        xp.empty(shape, operands[0]) if wanted[k] else None for k in order
-    )
-    integers = (
+    gradients = tuple(xp.empty(shape, operands[0]) if wanted[k] else None for k in order)
+    integers: tuple[int, ...] = (
         xp.address(out) if out is not None else 0,
         groups,
         rows * per_row // max(groups, 1),

@@ -1,4 +1,4 @@
-"""A first walk over the index targets: are they all within range, and what do they weigh?
+"""A first walk over index targets, which tells whether all are in range, and what they weigh.
 
 No kernel touches memory at a target's index before this walk has passed it. It also gives the sum
 of the weights that a weighted mean divides by, which has to be known before the first gradient.
@@ -114,7 +114,5 @@ def survey(
         0 if weight is None else xp.address(weight),
         chunks.CHUNK,
     )
-    driver.run(
-        walk, pieces, integers, (), gathering, 1, 2 * pieces, count, xp.threads()
-    )
+    driver.run(walk, pieces, integers, (), gathering, 1, 2 * pieces, count, xp.threads())
     return Survey(float(result[0]), int(result[1]))

@@ -64,10 +64,7 @@ def measure(x, x_base, x_step, y, y_base, y_step, columns, length, parameters):
         extreme = terms_at(x, x_base, y, y_base, parameters)[0][0]
         for i in range(1, columns):
             size = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)[0][0]
-            if REDUCE == "max":
-                extreme = larger(extreme, size)
-            else:
-                extreme = smaller(extreme, size)
+            extreme = larger(extreme, size) if REDUCE == "max" else smaller(extreme, size)
         ties = 0
         for i in range(columns):
             size = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)[0][0]
@@ -107,13 +104,9 @@ def template(integers, floats, chunk):
     first = chunk * integers[PER_CHUNK]
     last = min(first + integers[PER_CHUNK], rows)
     outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in THREE)
-    inner = tuple(
-        1 if DENSE else integers[FIRST_OPERAND + 3 * k + 2] for k in THREE
-    )
+    inner = tuple(1 if DENSE else integers[FIRST_OPERAND + 3 * k + 2] for k in THREE)
     arrays = tuple(
-        array_at(
-            integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE
-        )
+        array_at(integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE)
         for k in THREE
     )
     gradients = tuple(
@@ -277,10 +270,12 @@ def launch(
     dense = all(step == 1 for step in inner)
     per_chunk = max(1, chunks.CHUNK // max(1, columns))
     pieces = chunks.count(rows, per_chunk)
-    gradients = tuple(xp.empty(shape, x) if w else None for x, w in zip(operands, wanted, strict=True))
+    gradients = tuple(
+        xp.empty(shape, x) if w else None for x, w in zip(operands, wanted, strict=True)
+    )
     if upstream is not None:
         upstream = xp.contiguous(upstream)
-    integers = (
+    integers: tuple[int, ...] = (
         0 if out is None else xp.address(out),
         1,
         pieces,

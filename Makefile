@@ -1,0 +1,57 @@
+# Two commands do everything on a machine with Python 3.11 or newer: `make demo` and `make test`.
+# Each makes .venv, installs what is missing, and runs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# Where the compiled kernels of tests and demo go, so that the test workers share them.
+export NBLOSS_CACHE_DIR := $(CURDIR)/build/cache
+# Compiling makes the tests busy; more workers than cores would only wait for each other.
+WORKERS ?= 2
+
+.PHONY: help demo test lint types format clean
+
+help:
+	@echo "make demo    train with seven losses of torch.nn and of nbloss.nn; table and figure"
+	@echo "make test    run all tests"
+	@echo "make lint    check style and formatting"
+	@echo "make types   check types"
+	@echo "make format  format all files"
+	@echo "make clean   remove what the other targets made"
+
+# The stamps say what has been installed, and are out of date when the requirements change.
+.venv/torch: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	@touch $@
+
+.venv/demo: .venv/torch pyproject.toml
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+.venv/dev: .venv/torch pyproject.toml
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+demo: .venv/demo
+	$(BIN)/python docs/gallery/plot_seven_losses.py --output build/demo/seven_losses.png
+
+# Once compiled, and the definitions once more as plain Python, where coverage can see into them.
+test: .venv/dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_definitions.py \
+		--cov nbloss.losses --cov-fail-under 100
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
