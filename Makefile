@@ -40,7 +40,7 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_definitions.py \
-		--cov nbloss.losses --cov-fail-under 100
+		--cov nbloss/losses --cov-fail-under 100
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -132,7 +132,7 @@ def warmup(console: "Console", options: argparse.Namespace) -> int:
 def calls(dtypes: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Call every loss as it is called in training, in each type and with each reduction.
 
-    Each is called on a few rows and on so many that it runs in parallel, which takes another driver.
+    Each is called on a few rows and on so many that it runs in parallel, which takes two drivers.
     """
     import numpy as np
 

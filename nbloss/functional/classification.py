@@ -33,10 +33,12 @@ def nll_loss(
         Class indices from 0 to C - 1.
     weight : tensor or array of the input's type, shape (C), optional
         A factor for each class.
-    size_average, reduce : bool, optional
-        Older ways to choose the reduction.
+    size_average : bool, optional
+        An older way to choose the reduction, together with ``reduce``.
     ignore_index : int, optional
         A target that counts for nothing, whether it is a class or not.
+    reduce : bool, optional
+        An older way to choose the reduction, together with ``size_average``.
     reduction : {"mean", "sum", "none"}, optional
         What becomes of the losses of the samples. A mean divides by the sum of the weights of the
         targets that are not ignored; it is NaN if all are.
@@ -111,10 +113,12 @@ def cross_entropy(
         (floating) of the input's shape.
     weight : tensor or array of the input's type, shape (C), optional
         A factor for each class.
-    size_average, reduce : bool, optional
-        Older ways to choose the reduction.
+    size_average : bool, optional
+        An older way to choose the reduction, together with ``reduce``.
     ignore_index : int, optional
         A class index that counts for nothing; not with probabilities.
+    reduce : bool, optional
+        An older way to choose the reduction, together with ``size_average``.
     reduction : {"mean", "sum", "none"}, optional
         What becomes of the losses of the samples. With class indices a mean divides by the sum of
         the weights of the targets that are not ignored, with probabilities by the number of
