@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.parameter import Parameter
 
 from nbloss.bridge.refusal import refuse
@@ -232,9 +231,14 @@ class _Loss(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple:
         from nbloss.bridge import torch as xp
+
+        if torch.is_grad_enabled():  # create_graph=True; a kernel would cut the graph in silence
+            raise NotImplementedError(
+                f"{ctx.problem.definition.name}: nbloss has no second derivatives yet; use the "
+                "function of torch.nn.functional where they are needed"
+            )
 
         saved = ctx.saved_tensors  # also says whether an operand was changed in between
         problem = ctx.problem

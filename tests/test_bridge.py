@@ -1,0 +1,226 @@
+"""Between arrays, tensors and kernels: nothing is copied, and autograd gets what it asked for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import nbloss
+from cases import Case, split
+from nbloss import distances
+from nbloss.bridge import torch as torch_bridge
+from nbloss.engine import driver, evaluate
+from test_losses import FIRST
+
+CASE = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
+LARGE = (200, 260)  # above the size where threads start
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
+    """All integers, and so all addresses, that kernels are given."""
+    integers: set[int] = set()
+    run = driver.run
+
+    def spy(worker: Any, chunks: int, block: tuple[int, ...], *rest: Any, **named: Any) -> None:
+        integers.update(block)
+        run(worker, chunks, block, *rest, **named)
+
+    monkeypatch.setattr(driver, "run", spy)
+    yield integers
+
+
+def arrays_of(case: Case, dtype: str = "float32", **size: Any) -> dict[str, np.ndarray]:
+    made = case.make(**size)
+    return {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in made.items()}
+
+
+def tensors_of(case: Case, dtype: str = "float32", **size: Any) -> dict[str, Tensor]:
+    return {k: torch.from_numpy(v) for k, v in arrays_of(case, dtype, **size).items()}
+
+
+def leaves_of(case: Case, wanted: Any = None, **size: Any) -> dict[str, Tensor]:
+    tensors = tensors_of(case, **size)
+    for name in case.differentiable if wanted is None else wanted:
+        tensors[name].requires_grad_()
+    return tensors
+
+
+def loss(case: Case, operands: dict[str, Any], **more: Any) -> Any:
+    positional, weight = split(operands)
+    options = case.options(distances)
+    return getattr(nbloss, case.loss)(*positional, **weight, **options, **more)
+
+
+# --- no copies --------------------------------------------------------------------------------
+
+
+class Producer:
+    """An array of some other library: it speaks DLPack, and nothing else."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+
+@CASE
+@pytest.mark.parametrize("kind", ["array", "producer", "tensor"])
+def test_kernels_read_the_memory_of_the_caller(case: Case, kind: str, seen: set[int]) -> None:
+    arrays = arrays_of(case)
+    addresses = {x.__array_interface__["data"][0] for x in arrays.values()}
+    if kind == "tensor":
+        tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
+        value = loss(case, tensors, reduction="none")
+        assert {x.data_ptr() for x in tensors.values()} == addresses
+        assert value.data_ptr() in seen
+        shared = np.from_dlpack(value)
+        assert shared.__array_interface__["data"][0] == value.data_ptr()
+    else:
+        given = {k: Producer(x) for k, x in arrays.items()} if kind == "producer" else arrays
+        value = loss(case, given, reduction="none")
+        np.testing.assert_array_equal(value, loss(case, arrays, reduction="none"))
+        if value.ndim:
+            shared = torch.from_dlpack(value)
+            assert shared.data_ptr() == value.__array_interface__["data"][0]
+            assert shared.data_ptr() in seen
+    assert addresses <= seen
+
+
+@CASE
+def test_gradients_are_given_away_without_a_copy(case: Case, seen: set[int]) -> None:
+    leaves = leaves_of(case)
+    loss(case, leaves).backward()
+    for name in case.differentiable:
+        assert leaves[name].grad.data_ptr() in seen
+
+
+@CASE
+def test_memory_maps(case: Case, tmp_path: Any, seen: set[int]) -> None:
+    arrays = arrays_of(case)
+    maps = {}
+    for name, array in arrays.items():
+        np.save(tmp_path / name, array)
+        maps[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    np.testing.assert_array_equal(loss(case, maps), loss(case, arrays))
+    assert {x.__array_interface__["data"][0] for x in maps.values()} <= seen
+
+
+# --- what autograd asks for -------------------------------------------------------------------
+
+
+@CASE
+def test_no_step_in_the_graph_without_a_gradient(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("nobody asked for a gradient")
+
+    monkeypatch.setattr(torch_bridge._Loss, "apply", refuse)
+    assert loss(case, tensors_of(case)).grad_fn is None
+    with torch.no_grad():
+        assert loss(case, leaves_of(case)).grad_fn is None
+
+
+@CASE
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_only_wanted_gradients_are_made(
+    case: Case, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, ...]] = []
+    for pattern in set(evaluate.PATTERNS.values()):
+
+        def spy(xp: Any, problem: Any, wanted: tuple, *rest: Any, launch: Any = pattern.launch):
+            asked.append(wanted)
+            return launch(xp, problem, wanted, *rest)
+
+        monkeypatch.setattr(pattern, "launch", spy)
+    last = case.differentiable[-1]
+    leaves = leaves_of(case, [last])
+    loss(case, leaves, reduction=reduction).sum().backward()
+    assert max(sum(wanted) for wanted in asked) == 1
+    assert [name for name, x in leaves.items() if x.grad is not None] == [last]
+
+
+@CASE
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_backward_again_and_again(case: Case, reduction: str) -> None:
+    leaves = leaves_of(case)
+    value = loss(case, leaves, reduction=reduction)
+    upstream = torch.linspace(0.5, 1.5, value.numel()).view(value.shape)
+    value.backward(upstream, retain_graph=True)
+    once = {name: leaves[name].grad.clone() for name in case.differentiable}
+    value.backward(upstream, retain_graph=True)
+    value.backward(2 * upstream)
+    for name in case.differentiable:
+        torch.testing.assert_close(leaves[name].grad, 4 * once[name])
+    with pytest.raises(RuntimeError, match="second time"):
+        value.backward(upstream)
+
+
+@CASE
+def test_scaled_and_added_losses(case: Case) -> None:
+    plain, scaled = leaves_of(case), leaves_of(case)
+    loss(case, plain).backward()
+    (3 * loss(case, scaled) - loss(case, scaled) / 2).backward()
+    for name in case.differentiable:
+        torch.testing.assert_close(scaled[name].grad, 2.5 * plain[name].grad)
+
+
+@CASE
+def test_a_second_derivative_is_refused_aloud(case: Case) -> None:
+    leaves = leaves_of(case)
+    wanted = [leaves[name] for name in case.differentiable]
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        torch.autograd.grad(loss(case, leaves), wanted, create_graph=True)
+
+
+def test_an_operand_changed_in_between_is_noticed() -> None:
+    x = torch.zeros(3, requires_grad=True)
+    y = x * 1
+    value = nbloss.huber_loss(y, torch.ones(3))
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+# --- threads ----------------------------------------------------------------------------------
+
+
+@CASE
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_as_many_threads_the_same_bits(case: Case, reduction: str) -> None:
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            leaves = leaves_of(case, size=LARGE)
+            value = loss(case, leaves, reduction=reduction)
+            value.sum().backward()
+            results.append([value.detach(), *(leaves[n].grad for n in case.differentiable)])
+    finally:
+        torch.set_num_threads(before)
+    for one, many in zip(*results, strict=True):
+        assert torch.equal(one, many)
+
+
+@CASE
+def test_tiny_chunks_give_the_same(case: Case, tiny_chunks: None) -> None:
+    leaves = leaves_of(case)
+    value = loss(case, leaves)
+    value.backward()
+    made = {name: x.detach().double().numpy() for name, x in leaves.items()}
+    made |= {name: x.numpy() for name, x in leaves.items() if not x.is_floating_point()}
+    np.testing.assert_allclose(value.item(), case.value(made), rtol=1e-5)
+    for name, gradient in case.gradients(made).items():
+        np.testing.assert_allclose(leaves[name].grad, gradient, rtol=1e-4, atol=1e-6)
