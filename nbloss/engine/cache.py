@@ -101,6 +101,8 @@ class _KernelCache(caching.Cache):  # type: ignore[misc]
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # a file cut short or of another make: compile again, and replace it
+            with contextlib.suppress(OSError):
+                self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
