@@ -40,7 +40,7 @@ def value(
         return np.asarray(globals()[loss](**operands, **options))
     parameters = dict(options)
     reduction = parameters.pop("reduction", "mean")
-    with quiet:
+    with np.errstate(all="ignore"):
         return np.asarray(reduce(real(loss(*operands.values(), **parameters)), reduction))
 
 

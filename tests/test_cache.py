@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: found again, made anew after a change, and never read from strangers."""
+"""Compiled kernels on disk: found again, made anew after a change, never read from strangers."""
 
 import os
 import subprocess
@@ -76,7 +76,9 @@ def test_the_directory_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert cache.directory() == path
 
 
-def test_the_user_cache_is_where_it_belongs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_user_cache_is_where_it_belongs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("NBLOSS_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
@@ -98,7 +100,13 @@ def make(inner):
     return formula
 formula = make({inner})
 """
-USUAL = {"factor": "2.0", "helper": "absolute(x)", "default": "1.0", "number": "0.5", "inner": "3.0"}
+USUAL = {
+    "factor": "2.0",
+    "helper": "absolute(x)",
+    "default": "1.0",
+    "number": "0.5",
+    "inner": "3.0",
+}
 
 
 def digest(**changes: str) -> str:

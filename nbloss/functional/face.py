@@ -94,7 +94,10 @@ def default(definition: Definition) -> Callable[..., Any]:
 def _docstring(definition: Definition) -> str:
     text = inspect.cleandoc(definition.formula.__doc__ or f"The {definition.name}.")
     names = ", ".join(definition.operands)
-    parameters = "".join(f"{name} : float, optional\n" for name in definition.parameters)
+    parameters = "".join(
+        f"{name} : float, optional\n    A parameter of the formula, {value:g} by default.\n"
+        for name, value in definition.parameters.items()
+    )
     return f"""{text}
 
 Parameters
