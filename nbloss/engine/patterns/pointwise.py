@@ -169,7 +169,7 @@ def launch(
     rows, columns, outer, inner = laid or (
         groups,
         width,
-        (0,) * len(operands),
+        (width,) * len(operands),
         (1,) * len(operands),
     )
 
