@@ -3,6 +3,7 @@
 The names here are those that :mod:`nbloss.bridge.torch` has for tensors.
 """
 
+import sys
 from typing import Any, NoReturn
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from nbloss.bridge.refusal import refuse
 from nbloss.engine.problem import Problem
 
+THIS = sys.modules[__name__]
 FLOATS = ("float16", "float32", "float64")
 
 # --- memory -----------------------------------------------------------------------------------
@@ -178,10 +180,9 @@ def measured(loss: str, function: Any, *rest: Any) -> NoReturn:
 
 def evaluate(problem: Problem) -> Any:
     """Give the loss: an array, or a NumPy scalar."""
-    from nbloss.bridge import numpy as xp
-    from nbloss.engine.evaluate import forward
+    from nbloss.engine.evaluate import forward  # imports Numba, which takes its time
 
-    value, _ = forward(xp, problem, (False,) * len(problem.operands))
+    value, _ = forward(THIS, problem, (False,) * len(problem.operands))
     return value[()]
 
 

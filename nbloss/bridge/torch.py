@@ -1,4 +1,4 @@
-"""Torch tensors for the builders and the engine. Only here is torch imported.
+"""Torch tensors for the builders and the engine.
 
 What has no kernel (a dtype, a device, a subclass, a transform in progress) is handed to torch's own
 function of the same name, and so is every call whose arguments fail a check: torch then computes
@@ -6,17 +6,18 @@ the result, or says what is wrong in its own words.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from nbloss.bridge.autograd import LossFunction
 from nbloss.bridge.refusal import refuse
 from nbloss.engine import threads as engine_threads
-from nbloss.engine.evaluate import backward, forward
+from nbloss.engine.evaluate import forward
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import LOSSES
 
@@ -26,7 +27,6 @@ FLOATS = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
-HALF = (torch.float16, torch.bfloat16)
 # What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -36,6 +36,8 @@ ORIGINALS = {
     for name in LOSSES
     if hasattr(torch.nn.functional, name)
 }
+
+THIS = sys.modules[__name__]
 
 # --- memory -----------------------------------------------------------------------------------
 
@@ -205,56 +207,10 @@ def measured(
 
 def evaluate(problem: Problem) -> Tensor:
     """Give the loss, with a way back for autograd if any operand wants a gradient."""
-    from nbloss.bridge import torch as xp
-
     wanted = tuple(x.requires_grad for x in problem.operands)
     if any(wanted) and torch.is_grad_enabled():
-        return _Loss.apply(problem, wanted, *problem.operands)  # type: ignore[no-untyped-call]
-    return forward(xp, problem, (False,) * len(wanted))[0]
-
-
-class _Loss(torch.autograd.Function):
-    """A kernel as a step of the autograd graph."""
-
-    @staticmethod
-    def forward(ctx: Any, problem: Problem, wanted: tuple[bool, ...], *operands: Tensor) -> Tensor:
-        from nbloss.bridge import torch as xp
-
-        # A half type rounds its gradient once: when what comes from above is known.
-        early = wanted if operands[0].dtype not in HALF else (False,) * len(wanted)
-        value, gradients = forward(xp, problem, early)
-        ctx.gradients = gradients if any(g is not None for g in gradients) else None
-        ctx.wanted = wanted
-        ctx.count = len(operands)
-        ctx.save_for_backward(*operands, *problem.constants)
-        ctx.problem = replace(problem, operands=(), constants=())
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple:
-        from nbloss.bridge import torch as xp
-
-        if torch.is_grad_enabled():  # create_graph=True; a kernel would cut the graph in silence
-            raise NotImplementedError(
-                f"{ctx.problem.definition.name}: nbloss has no second derivatives yet; use the "
-                "function of torch.nn.functional where they are needed"
-            )
-
-        saved = ctx.saved_tensors  # also says whether an operand was changed in between
-        problem = ctx.problem
-        # What forward made is handed over once. Whoever comes again gets it computed again.
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            problem = replace(problem, operands=saved[: ctx.count], constants=saved[ctx.count :])
-            scale = upstream if problem.reduction == "none" else upstream.item()
-            gradients = backward(xp, problem, scale, ctx.wanted)
-        else:
-            scale = upstream.item()
-            if scale != 1.0:
-                for gradient in gradients:
-                    if gradient is not None:
-                        gradient.mul_(scale)
-        return (None, None, *gradients)
+        return LossFunction.apply(THIS, problem, wanted, *problem.operands)  # type: ignore[no-untyped-call]
+    return forward(THIS, problem, (False,) * len(wanted))[0]
 
 
 def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
