@@ -176,14 +176,6 @@ def test_scaled_and_added_losses(case: Case) -> None:
         torch.testing.assert_close(scaled[name].grad, 2.5 * plain[name].grad)
 
 
-@CASE
-def test_a_second_derivative_is_refused_aloud(case: Case) -> None:
-    leaves = leaves_of(case)
-    wanted = [leaves[name] for name in case.differentiable]
-    with pytest.raises(NotImplementedError, match="no second derivatives"):
-        torch.autograd.grad(loss(case, leaves), wanted, create_graph=True)
-
-
 def test_an_operand_changed_in_between_is_noticed() -> None:
     x = torch.zeros(3, requires_grad=True)
     y = x * 1

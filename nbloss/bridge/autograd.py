@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbloss.bridge import composite
 from nbloss.engine.evaluate import backward, forward
 from nbloss.engine.problem import Problem
 
@@ -31,13 +32,12 @@ class LossFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple:
-        problem = ctx.problem
-        if torch.is_grad_enabled():  # create_graph=True; a kernel would cut the graph in silence
-            raise NotImplementedError(
-                f"{problem.definition.name}: nbloss has no second derivatives yet; use the "
-                "function of torch.nn.functional where they are needed"
-            )
         saved = ctx.saved_tensors  # also says whether an operand was changed in between
+        problem = ctx.problem
+        # With create_graph=True the gradient has to have a graph, too; under vmap it is a batch.
+        if torch.is_grad_enabled() or composite.transforming(upstream):
+            problem = replace(problem, operands=saved[: ctx.count], constants=saved[ctx.count :])
+            return (None, None, None, *composite.gradients(problem, upstream, ctx.wanted))
         # What forward made is handed over once. Whoever comes again gets it computed again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:

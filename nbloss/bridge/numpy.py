@@ -162,6 +162,13 @@ def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(x.shape)
 
 
+def survey(*arguments: Any) -> Any:
+    """Walk over labels; see :func:`nbloss.engine.patterns.survey.survey`."""
+    from nbloss.engine.patterns.survey import survey  # imports Numba, which takes its time
+
+    return survey(THIS, *arguments)
+
+
 def item(x: np.ndarray, index: int) -> int:
     """One number of a contiguous array, by its place in memory."""
     return int(x.reshape(-1)[index])

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from nbloss.bridge import composite
 from nbloss.bridge.autograd import LossFunction
 from nbloss.bridge.refusal import refuse
 from nbloss.engine import threads as engine_threads
 from nbloss.engine.evaluate import forward
+from nbloss.engine.patterns.survey import survey as engine_survey
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import LOSSES
 
@@ -26,6 +28,16 @@ FLOATS = {
     torch.float64: "float64",
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
+}
+HALF = (torch.float16, torch.bfloat16)
+# What torch computes in float32 under autocast. The others take the types that they are given.
+AUTOCAST_TO_FLOAT32 = {
+    "cross_entropy",
+    "huber_loss",
+    "margin_ranking_loss",
+    "multilabel_margin_loss",
+    "nll_loss",
+    "triplet_margin_loss",
 }
 # What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -100,12 +112,10 @@ engine_threads.guard_start(_thread_count_kept)
 # --- arguments --------------------------------------------------------------------------------
 
 
-def _transforming() -> bool:
-    """Whether torch does something to calls that a kernel would not see."""
+def _opaque() -> bool:
+    """Whether torch looks at calls in a way that only its own functions bear."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._functorch.maybe_current_level() is not None
-        or torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
     )
@@ -137,8 +147,10 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
         The operands by the names of their arguments.
     """
     tensors = [tensor(loss, name, value) for name, value in named.items()]
-    if _transforming() or torch.is_autocast_enabled("cpu"):
-        refuse(NotImplementedError(f"{loss}(): no kernel under a transform or autocast"))
+    if _opaque():
+        refuse(NotImplementedError(f"{loss}(): no kernel under a compiler or a mode of torch"))
+    if loss in AUTOCAST_TO_FLOAT32 and torch.is_autocast_enabled("cpu"):
+        tensors = [x.float() if x.dtype in HALF else x for x in tensors]
     first = tensors[0].dtype
     common = first
     if integers and first in INTEGERS:
@@ -178,11 +190,20 @@ def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Ten
 def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
     """Take the weights of classes, which must have the input's type, and get no gradient."""
     x = tensor(loss, "weight", weight)
+    if torch.is_autocast_enabled("cpu") and x.dtype in HALF:
+        x = x.to(like.dtype)
     if x.dtype != like.dtype:
         refuse(RuntimeError(f"{loss}(): weight is of {x.dtype}, input of {like.dtype}"))
     if x.requires_grad and torch.is_grad_enabled():
         refuse(RuntimeError(f"{loss}(): no kernel for the gradient by weight"))
     return x.detach().contiguous()
+
+
+def survey(*arguments: Any) -> Any:
+    """Walk over labels; see :func:`nbloss.engine.patterns.survey.survey`."""
+    if composite.transforming():
+        return composite.survey(*arguments)
+    return engine_survey(THIS, *arguments)
 
 
 def item(x: Tensor, index: int) -> int:
@@ -207,6 +228,8 @@ def measured(
 
 def evaluate(problem: Problem) -> Tensor:
     """Give the loss, with a way back for autograd if any operand wants a gradient."""
+    if composite.transforming():
+        return composite.evaluate(problem)
     wanted = tuple(x.requires_grad for x in problem.operands)
     if any(wanted) and torch.is_grad_enabled():
         return LossFunction.apply(THIS, problem, wanted, *problem.operands)  # type: ignore[no-untyped-call]

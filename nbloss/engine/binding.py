@@ -22,7 +22,7 @@ from nbloss.engine import primitives, scalars
 SCALAR_MATH = {"contract", "nsz"}
 TEMPLATE_MATH = {"contract", "nsz", "reassoc"}
 
-_SCALAR_OF = {id(getattr(primitives, name)): getattr(scalars, name) for name in primitives.NAMES}
+SCALARS = {name: getattr(scalars, name) for name in primitives.NAMES}
 
 
 def _is_number(value: Any) -> bool:
@@ -43,35 +43,53 @@ def rebind(function: Callable, names: dict[str, Any], suffix: str = "") -> Calla
     return copy
 
 
+def bind(
+    function: Callable, words: dict[str, Callable], number: Callable, helper: Callable
+) -> Callable:
+    """Copy a definition, or a helper of one, with other meanings for what it is made of.
+
+    Parameters
+    ----------
+    function : function
+    words : dict
+        What the primitives of each name mean.
+    number : callable
+        Makes numbers of the number constants.
+    helper : callable
+        Binds plain functions that the definition calls, and those among the words.
+    """
+    primitive = {id(getattr(primitives, name)): word for name, word in words.items()}
+
+    def meaning(value: Any) -> Any:
+        value = primitive.get(id(value), value)
+        if isinstance(value, python_types.FunctionType):
+            return helper(value)
+        return number(value) if _is_number(value) else value
+
+    code = function.__code__
+    names = {name: meaning(function.__globals__[name]) for name in global_names(function)}
+    copy = python_types.FunctionType(
+        code.replace(co_consts=tuple(number(c) if _is_number(c) else c for c in code.co_consts)),
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        tuple(
+            python_types.CellType(meaning(cell.cell_contents))
+            for cell in function.__closure__ or ()
+        ),
+    )
+    copy.__qualname__ = function.__name__
+    copy.__module__ = function.__module__
+    return copy
+
+
 @functools.cache
 def bind_scalar(function: Callable, dtype: type) -> Callable:
     """Compile a definition, or a helper of one, for numbers of one type.
 
-    Every number constant becomes one of the type (a bare literal would promote float32 to
-    float64), each primitive its scalar, and plain functions that it calls are bound in turn.
+    Every number constant becomes one of the type: a bare literal would promote float32 to float64.
     """
-
-    def meaning(value: Any) -> Any:
-        value = _SCALAR_OF.get(id(value), value)
-        if isinstance(value, python_types.FunctionType):
-            return bind_scalar(value, dtype)
-        return dtype(value) if _is_number(value) else value
-
-    code = function.__code__
-    constants = tuple(dtype(c) if _is_number(c) else c for c in code.co_consts)
-    names = {name: meaning(function.__globals__[name]) for name in global_names(function)}
-    cells = tuple(
-        python_types.CellType(meaning(cell.cell_contents)) for cell in function.__closure__ or ()
-    )
-    bound = python_types.FunctionType(
-        code.replace(co_consts=constants),
-        {**function.__globals__, **names},
-        function.__name__,
-        function.__defaults__,
-        cells,
-    )
-    bound.__qualname__ = function.__name__
-    bound.__module__ = function.__module__
+    bound = bind(function, SCALARS, dtype, lambda helper: bind_scalar(helper, dtype))
     return numba.njit(fastmath=SCALAR_MATH)(bound)
 
 

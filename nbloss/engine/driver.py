@@ -15,7 +15,7 @@ from numba import types
 from nbloss.engine import binding, cache, compiler, threads
 from nbloss.engine.memory import call_worker
 
-INTEGERS = 32  # length of a worker's block of integers
+INTEGERS = 64  # length of a worker's block of integers
 PARTIALS = INTEGERS - 1  # where the driver puts the address of the partial sums
 FLOATS = 8  # length of its block of floats
 
@@ -109,6 +109,11 @@ def run(
     most_threads : int
         Use no more than so many.
     """
+    if len(integers) > PARTIALS or len(floats) > FLOATS:
+        raise ValueError(
+            f"a kernel takes at most {PARTIALS} integers and {FLOATS} floats, "
+            f"got {len(integers)} and {len(floats)}: the loss has too many operands or parameters"
+        )
     floats = floats + (0.0,) * (FLOATS - len(floats))
     count = 1
     if work >= PARALLEL_FROM and chunks > 1:

@@ -188,7 +188,7 @@ def _labels(
     if weight is not None:
         weight = xp.class_weight(loss, weight, scores)
         contract.class_weight(weight, classes)
-    found = contract.survey(xp, labels, 0, classes, ignore_index, weight)
+    found = xp.survey(labels, 0, classes, ignore_index, weight)
     if found.first_bad >= 0:
         refuse(IndexError(f"Target {xp.item(labels, found.first_bad)} is out of bounds."))
     return (labels, weight), ClassOptions(ignore_index, total_weight=found.weight)

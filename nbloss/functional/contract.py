@@ -87,13 +87,6 @@ def same_rank(*arrays: Any) -> bool:
     return len({len(x.shape) for x in arrays}) == 1
 
 
-def survey(xp: Any, labels: Any, lowest: int, classes: int, *more: Any) -> Any:
-    """Walk over labels; see :func:`nbloss.engine.patterns.survey.survey`."""
-    from nbloss.engine.patterns.survey import survey  # imports Numba, which takes its time
-
-    return survey(xp, labels, lowest, classes, *more)
-
-
 def class_target(input: Any, target: Any) -> None:
     """Check the shapes of class scores (C), (N, C) or (N, C, d1, ...) and of their labels."""
     scores, labels = tuple(input.shape), tuple(target.shape)

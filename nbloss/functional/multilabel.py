@@ -81,7 +81,7 @@ def multilabel_margin_loss(
                 f"inconsistent target size: {list(labels.shape)} for input of size: {list(shape)}"
             )
         )
-    if contract.survey(xp, labels, -1, classes).first_bad >= 0:
+    if xp.survey(labels, -1, classes).first_bad >= 0:
         refuse(RuntimeError("argument #2 'target' is out of range"))
     return Problem(
         definitions.multilabel_margin_loss,

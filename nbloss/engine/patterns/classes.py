@@ -10,21 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, driver
+from nbloss.engine import chunks
 from nbloss.engine import scalars as scalar_math
 from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at
-from nbloss.engine.patterns.combine import combiner
+from nbloss.engine.memory import array_at
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import (
+    FIRST_FLOAT,
+    FIRST_INTEGER,
+    GRADIENT_SCALE,
+    OUT,
+    PER_GROUP,
+    address_of,
+)
 from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.registry import Definition
 
-# The block of integers: first the combiner's, then ours.
+# The block of integers, after the common ones.
 (
-    OUT,
-    GROUPS,
-    PER_GROUP,
     SAMPLES,
     CLASSES,
     PLACES,
@@ -39,9 +43,8 @@ from nbloss.engine.registry import Definition
     UPSTREAM_AT,
     PER_CHUNK,
     LENGTH,
-) = range(17)
-# The block of floats.
-VALUE_SCALE, GRADIENT_SCALE, SMOOTHING = range(3)
+) = range(FIRST_INTEGER, FIRST_INTEGER + 14)
+SMOOTHING = FIRST_FLOAT
 
 
 def log_sum_exp(scores, base, step, classes, length):
@@ -190,24 +193,20 @@ def kernel(
     upstream: bool,
     dense: bool,
 ) -> Any:
-    """Compile the template for one way of using it; flags as in pointwise."""
-    return compiler.worker(
+    """Compile the template for one way of using it; see :func:`~.common.specialize`."""
+    return common.specialize(
         template,
         {"loss": definition.formula, "exp": scalar_math.exp, "log": scalar_math.log},
-        COMPUTING[dtype],
+        dtype,
+        value=value,
+        upstream=upstream,
+        dense=dense,
         helpers=(log_sum_exp,),
-        STORAGE=STORED[dtype],
-        widen=WIDEN[dtype],
-        narrow=NARROW[dtype],
         PICKED=len(definition.operands) == 2,
         LABELS=labels,
         WEIGHTED=has_weight,
         SMOOTHED=smoothed,
         WANTED=(*wanted, False)[:2],
-        EACH=value == "each",
-        SUMMED=value == "sum",
-        UPSTREAM=upstream,
-        DENSE=dense,
     )
 
 
@@ -250,28 +249,9 @@ def launch(
     per_row = 1 if picked else max(classes, 1)
     per_chunk = max(1, chunks.CHUNK // per_row)
     pieces = chunks.count(rows, per_chunk)
-    addresses = tuple(0 if g is None else xp.address(g) for g in (*gradients, None)[:2])
-    integers = (
-        0 if out is None else xp.address(out),
-        1,
-        pieces,
-        samples,
-        classes,
-        places,
-        sample_step,
-        class_step,
-        xp.address(scores),
-        xp.address(target),
-        0 if weight is None else xp.address(weight),
-        options.ignore_index,
-        *addresses,
-        0 if upstream is None else xp.address(upstream),
-        per_chunk,
-        chunks.SEGMENT,
-    )
-    summed = value == "sum"
     dtype = xp.dtype(scores)
-    driver.run(
+    common.run(
+        xp,
         kernel(
             problem.definition,
             dtype,
@@ -284,13 +264,26 @@ def launch(
             class_step == 1,
         ),
         pieces,
-        integers,
+        out,
+        (
+            samples,
+            classes,
+            places,
+            sample_step,
+            class_step,
+            xp.address(scores),
+            xp.address(target),
+            address_of(xp, weight),
+            options.ignore_index,
+            *(address_of(xp, g) for g in (*gradients, None)[:2]),
+            address_of(xp, upstream),
+            per_chunk,
+            chunks.SEGMENT,
+        ),
         (*factors, options.smoothing),
-        combiner(dtype) if summed else 0,
-        1 if summed else 0,
-        pieces if summed else 0,
-        rows * per_row,
-        xp.threads(),
+        dtype=dtype,
+        summed=value == "sum",
+        work=rows * per_row,
     )
     return gradients
 

@@ -6,22 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, driver
+from nbloss.engine import chunks
 from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at, span
-from nbloss.engine.patterns.combine import combiner
+from nbloss.engine.memory import array_at, span
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import (
+    FIRST_INTEGER,
+    GRADIENT_SCALE,
+    OUT,
+    PER_GROUP,
+    address_of,
+)
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
 # survey has refused labels out of range; one that has changed since spoils its row, but no more.
 #
-# The block of integers: first the combiner's, then ours.
+# The block of integers, after the common ones.
 (
-    OUT,
-    GROUPS,
-    PER_GROUP,
     ROWS,
     CLASSES,
     ROW_STEP,
@@ -32,8 +35,7 @@ from nbloss.engine.registry import Definition
     UPSTREAM_AT,
     PER_CHUNK,
     LENGTH,
-) = range(13)
-VALUE_SCALE, GRADIENT_SCALE = range(2)
+) = range(FIRST_INTEGER, FIRST_INTEGER + 10)
 
 
 def template(integers, floats, chunk):
@@ -107,19 +109,15 @@ def template(integers, floats, chunk):
 def kernel(
     definition: Definition, dtype: str, wanted: bool, value: str, upstream: bool, dense: bool
 ) -> Any:
-    """Compile the template for one way of using it; flags as in pointwise."""
-    return compiler.worker(
+    """Compile the template for one way of using it; see :func:`~.common.specialize`."""
+    return common.specialize(
         template,
         {"loss": definition.formula},
-        COMPUTING[dtype],
-        STORAGE=STORED[dtype],
-        widen=WIDEN[dtype],
-        narrow=NARROW[dtype],
+        dtype,
+        value=value,
+        upstream=upstream,
+        dense=dense,
         WANTED=wanted,
-        EACH=value == "each",
-        SUMMED=value == "sum",
-        UPSTREAM=upstream,
-        DENSE=dense,
     )
 
 
@@ -143,33 +141,28 @@ def launch(
         upstream = xp.contiguous(upstream)
     per_chunk = max(1, chunks.CHUNK // max(1, classes))
     pieces = chunks.count(rows, per_chunk)
-    integers = (
-        0 if out is None else xp.address(out),
-        1,
-        pieces,
-        rows,
-        classes,
-        row_step,
-        class_step,
-        xp.address(scores),
-        xp.address(labels),
-        0 if gradient is None else xp.address(gradient),
-        0 if upstream is None else xp.address(upstream),
-        per_chunk,
-        chunks.SEGMENT,
-    )
-    summed = value == "sum"
     dtype = xp.dtype(scores)
-    driver.run(
+    common.run(
+        xp,
         kernel(problem.definition, dtype, wanted[0], value, upstream is not None, class_step == 1),
         pieces,
-        integers,
+        out,
+        (
+            rows,
+            classes,
+            row_step,
+            class_step,
+            xp.address(scores),
+            xp.address(labels),
+            address_of(xp, gradient),
+            address_of(xp, upstream),
+            per_chunk,
+            chunks.SEGMENT,
+        ),
         factors,
-        combiner(dtype) if summed else 0,
-        1 if summed else 0,
-        pieces if summed else 0,
-        rows * classes,
-        xp.threads(),
+        dtype=dtype,
+        summed=value == "sum",
+        work=rows * classes,
     )
     return (gradient,)
 

@@ -1,24 +1,31 @@
 """Losses of single elements: one formula over operands of one shape."""
 
 import functools
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, driver
+from nbloss.engine import chunks
 from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at, span
-from nbloss.engine.patterns.combine import GROUPS_PER_CHUNK, combiner
+from nbloss.engine.memory import array_at, span
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import (
+    FIRST_FLOAT,
+    FIRST_INTEGER,
+    GRADIENT_SCALE,
+    OUT,
+    address_of,
+)
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 
-# The block of integers: first the combiner's, then ours, then the operands' and gradients'.
-OUT, GROUPS, PER_GROUP, ROWS, COLUMNS, LENGTH, PER_CHUNK = range(7)
-FIRST_OPERAND = 7
-# The block of floats.
-VALUE_SCALE, GRADIENT_SCALE, FIRST_PARAMETER = range(3)
+# The block of integers, after the common ones. Behind them lie address, outer and inner stride of
+# each operand, and then the addresses of the gradients.
+ROWS, COLUMNS, LENGTH, PER_CHUNK, FIRST_OPERAND = range(FIRST_INTEGER, FIRST_INTEGER + 5)
+# The block of floats, after the common ones.
+FIRST_PARAMETER = FIRST_FLOAT
 
 
 def template(integers, floats, chunk):
@@ -90,7 +97,7 @@ def kernel(
     upstream: bool,
     dense: bool,
 ) -> Any:
-    """Compile the template for one way of using it.
+    """Compile the template for one way of using it; see also :func:`~.common.specialize`.
 
     Parameters
     ----------
@@ -99,24 +106,18 @@ def kernel(
         Type of the operands and results.
     wanted : tuple of bool
         Which derivatives of the formula are stored.
-    value : {"each", "sum", ""}
-        Whether values are stored one by one, summed, or not needed.
     has_weight : bool
         Whether the last operand is a weight to multiply with.
-    upstream : bool
-        Whether the gradient from above is one more operand.
-    dense : bool
-        Whether all operands are contiguous and of one shape.
     """
     operands = len(definition.operands)
     arrays = operands + has_weight + upstream
-    return compiler.worker(
+    return common.specialize(
         template,
         {"loss": definition.formula},
-        COMPUTING[dtype],
-        STORAGE=STORED[dtype],
-        widen=WIDEN[dtype],
-        narrow=NARROW[dtype],
+        dtype,
+        value=value,
+        upstream=upstream,
+        dense=dense,
         OPERANDS=operands,
         ARRAYS=tuple(range(arrays)),
         FIRST_GRADIENT=FIRST_OPERAND + 3 * arrays,
@@ -125,11 +126,7 @@ def kernel(
         LAST=len(wanted) - 1,
         WANTED=wanted,
         PARAMETERS=tuple(range(len(definition.parameters))),
-        EACH=value == "each",
-        SUMMED=value == "sum",
         WEIGHTED=has_weight,
-        UPSTREAM=upstream,
-        DENSE=dense,
     )
 
 
@@ -177,20 +174,8 @@ def launch(
     per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
     order = _gradient_order(definition, has_weight)
     gradients = tuple(xp.empty(shape, operands[0]) if wanted[k] else None for k in order)
-    integers: tuple[int, ...] = (
-        xp.address(out) if out is not None else 0,
-        groups,
-        rows * per_row // max(groups, 1),
-        rows,
-        columns,
-        chunks.SEGMENT,
-        per_chunk,
-    )
-    for x, o, i in zip(operands, outer, inner, strict=True):
-        integers += (xp.address(x), o, i)
-    integers += tuple(0 if g is None else xp.address(g) for g in gradients)
-    summed = value == "sum"
-    driver.run(
+    common.run(
+        xp,
         kernel(
             definition,
             dtype,
@@ -201,13 +186,23 @@ def launch(
             dense,
         ),
         chunks.count(rows * per_row, per_chunk),
-        integers,
+        out,
+        (
+            rows,
+            columns,
+            chunks.SEGMENT,
+            per_chunk,
+            *itertools.chain.from_iterable(
+                zip(map(xp.address, operands), outer, inner, strict=True)
+            ),
+            *(address_of(xp, g) for g in gradients),
+        ),
         (*factors, *problem.parameters),
-        combiner(dtype) if summed else 0,
-        chunks.count(groups, GROUPS_PER_CHUNK) if summed else 0,
-        rows * per_row if summed else 0,
-        rows * columns,
-        xp.threads(),
+        dtype=dtype,
+        summed=value == "sum",
+        work=rows * columns,
+        groups=groups,
+        partials=rows * per_row,
     )
     by_operand: list[Any] = [None] * len(problem.operands)
     for k, gradient in zip(order, gradients, strict=True):

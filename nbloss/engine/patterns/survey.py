@@ -20,7 +20,7 @@ RESULT, PIECES, TARGETS, COUNT, LOWEST, CLASSES, IGNORED, WEIGHTS, PER_CHUNK = r
 class Survey(NamedTuple):
     """What the walk found."""
 
-    weight: float  # sum of the weights of all targets that are not ignored
+    weight: Any  # sum of the weights of all targets that are not ignored, a number
     first_bad: int  # place of the first target out of range, or -1
 
 

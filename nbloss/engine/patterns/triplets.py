@@ -5,26 +5,31 @@ still in the cache, gives the gradients: the loss's slope times the distance's d
 """
 
 import functools
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, driver
+from nbloss.engine import chunks
 from nbloss.engine import scalars as scalar_math
 from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at, span
-from nbloss.engine.patterns.combine import combiner
+from nbloss.engine.memory import array_at, span
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import (
+    FIRST_FLOAT,
+    FIRST_INTEGER,
+    GRADIENT_SCALE,
+    OUT,
+    PER_GROUP,
+    address_of,
+)
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.engine.registry import Definition
 
-# The block of integers: first the combiner's, then ours, then address, row stride and column stride
-# of the anchor, the positive and the negative rows, and the addresses of their gradients.
+# The block of integers, after the common ones. Behind them lie address, row stride and column
+# stride of the anchor, the positive and the negative rows, and then the addresses of the gradients.
 (
-    OUT,
-    GROUPS,
-    PER_GROUP,
     ROWS,
     COLUMNS,
     LENGTH,
@@ -33,11 +38,11 @@ from nbloss.engine.registry import Definition
     NEAR_COLUMNS,
     FAR_COLUMNS,
     SWAP_COLUMNS,
-) = range(11)
-FIRST_OPERAND = 11
+    FIRST_OPERAND,
+) = range(FIRST_INTEGER, FIRST_INTEGER + 9)
 FIRST_GRADIENT = FIRST_OPERAND + 9
-# The block of floats: the margin, and then the distance's parameters.
-VALUE_SCALE, GRADIENT_SCALE, MARGIN, FIRST_PARAMETER = range(4)
+# The block of floats, after the common ones: the margin, and then the distance's parameters.
+MARGIN, FIRST_PARAMETER = FIRST_FLOAT, FIRST_FLOAT + 1
 
 
 def terms_at(x, x_at, y, y_at, parameters):
@@ -217,18 +222,18 @@ def kernel(
     upstream: bool,
     dense: bool,
 ) -> Any:
-    """Compile the template for one distance and one way of using it; flags as in pointwise."""
+    """Compile the template for one distance and one way of using it."""
     scalars = {"loss": definition.formula, "nearer": nearer, "term": formula}
     if finish is not None:
         scalars["finish"] = finish
-    return compiler.worker(
+    return common.specialize(
         template,
         scalars,
-        COMPUTING[dtype],
+        dtype,
+        value=value,
+        upstream=upstream,
+        dense=dense,
         helpers=(terms_at, measure, pull, within),
-        STORAGE=STORED[dtype],
-        widen=WIDEN[dtype],
-        narrow=NARROW[dtype],
         larger=scalar_math.maximum,
         smaller=scalar_math.minimum,
         THREE=(0, 1, 2),
@@ -242,10 +247,6 @@ def kernel(
         RAGGED=ragged,
         WANTED=wanted,
         ANY_WANTED=any(wanted),
-        EACH=value == "each",
-        SUMMED=value == "sum",
-        UPSTREAM=upstream,
-        DENSE=dense,
     )
 
 
@@ -275,22 +276,8 @@ def launch(
     )
     if upstream is not None:
         upstream = xp.contiguous(upstream)
-    integers: tuple[int, ...] = (
-        0 if out is None else xp.address(out),
-        1,
-        pieces,
-        rows,
-        columns,
-        chunks.SEGMENT,
-        per_chunk,
-        0 if upstream is None else xp.address(upstream),
-        *options.columns,
-    )
-    for x, o, i in zip(operands, outer, inner, strict=True):
-        integers += (xp.address(x), o, i)
-    integers += tuple(0 if g is None else xp.address(g) for g in gradients)
-    summed = value == "sum"
-    driver.run(
+    common.run(
+        xp,
         kernel(
             problem.definition,
             options.nearer,
@@ -308,13 +295,23 @@ def launch(
             dense,
         ),
         pieces,
-        integers,
+        out,
+        (
+            rows,
+            columns,
+            chunks.SEGMENT,
+            per_chunk,
+            address_of(xp, upstream),
+            *options.columns,
+            *itertools.chain.from_iterable(
+                zip(map(xp.address, operands), outer, inner, strict=True)
+            ),
+            *(address_of(xp, g) for g in gradients),
+        ),
         (*factors, *problem.parameters, *distance.parameters.values()),
-        combiner(dtype) if summed else 0,
-        1 if summed else 0,
-        pieces if summed else 0,
-        3 * rows * columns,
-        xp.threads(),
+        dtype=dtype,
+        summed=value == "sum",
+        work=3 * rows * columns,
     )
     return gradients
 

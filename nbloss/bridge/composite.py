@@ -1,0 +1,273 @@
+"""The losses as ordinary operations of torch, made from the same definitions as the kernels.
+
+Where torch has to see into a loss (second derivatives, forward-mode differentiation, the transforms
+of ``torch.func``) it is computed in these steps, which torch can differentiate again. The first
+derivatives remain those that the formula states, kinks included.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nbloss.engine import binding
+from nbloss.engine.distance import triples
+from nbloss.engine.patterns.survey import Survey
+from nbloss.engine.problem import ClassOptions, Problem, TripletOptions, class_dimensions
+
+# The words of the definitions, for tensors. Numbers are tensors as well: see `bound`.
+WORDS: dict[str, Callable] = {
+    "where": torch.where,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "absolute": torch.abs,
+    "exp": torch.exp,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "sqrt": torch.sqrt,
+    "power": torch.pow,
+    "sign": torch.sign,
+}
+WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def number(value: float, dtype: torch.dtype) -> Tensor:
+    """Make a tensor of a number that belongs to no transform, whichever is in progress."""
+    with torch._C._DisableFuncTorch():
+        return torch.tensor(value, dtype=dtype)
+
+
+@functools.cache
+def bound(formula: Callable, dtype: torch.dtype) -> Callable:
+    """Copy a formula for tensors of a type; a bare number would be of torch's default type."""
+    return binding.bind(
+        formula,
+        WORDS,
+        lambda value: number(value, dtype),
+        lambda helper: bound(helper, dtype),
+    )
+
+
+class Formula(torch.autograd.Function):
+    """Values of a formula whose derivatives are what it says they are.
+
+    ``stated(*operands)`` returns, for each of its outputs, the value and then the derivative by
+    each operand.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output[0] for output in stated(*operands))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.stated, *operands = inputs
+        ctx.save_for_backward(*operands)
+        ctx.save_for_forward(*operands)
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple:
+        outputs = ctx.stated(*ctx.saved_tensors)
+        gradients = [
+            sum(up * output[1 + k] for up, output in zip(upstreams, outputs, strict=True))
+            if wanted
+            else None
+            for k, wanted in enumerate(ctx.needs_input_grad[1:])
+        ]
+        return (None, *gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(
+            sum(
+                (t * output[1 + k] for k, t in enumerate(tangents) if t is not None),
+                torch.zeros_like(output[0]),
+            )
+            for output in ctx.stated(*ctx.saved_tensors)
+        )
+
+
+def apply(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
+    """Evaluate a formula on operands that broadcast."""
+    return Formula.apply(stated, *torch.broadcast_tensors(*operands))  # type: ignore[no-untyped-call]
+
+
+def single(formula: Callable, dtype: torch.dtype, parameters: tuple = ()) -> Callable:
+    """Make a formula with one output, all of whose operands have derivatives, fit `Formula`."""
+    function = bound(formula, dtype)
+    numbers = tuple(number(p, dtype) for p in parameters)
+    return lambda *operands: (function(*operands, *numbers),)
+
+
+# --- the patterns ---------------------------------------------------------------------------------
+
+
+def pointwise(problem: Problem) -> Tensor:
+    definition, operands = problem.definition, problem.operands
+    dtype = operands[0].dtype
+    function = bound(definition.formula, dtype)
+    numbers = tuple(number(p, dtype) for p in problem.parameters)
+    places = [
+        1 + definition.differentiable.index(name) if name in definition.differentiable else None
+        for name in definition.operands
+    ]
+
+    def stated(*operands: Tensor) -> tuple:
+        outputs = function(*operands, *numbers)
+        return ((outputs[0], *(0.0 if k is None else outputs[k] for k in places)),)
+
+    (value,) = apply(stated, *operands[: len(places)])
+    for weight in operands[len(places) :]:
+        value = value * weight
+    return value.mean(-1) if definition.mean_over_classes else value
+
+
+def classes(problem: Problem) -> Tensor:
+    labels, weight = problem.constants
+    options: ClassOptions = problem.options
+    scores = problem.operands[0]
+    axis = min(1, scores.dim() - 1)
+    count = class_dimensions(tuple(scores.shape))[1]
+    scores = scores.movedim(axis, -1)
+    picked = len(problem.definition.operands) == 2
+    weight = torch.ones(count, dtype=scores.dtype) if weight is None else weight
+    term = bound(problem.definition.formula, scores.dtype)
+    shape = value_shape = scores.shape[:-1]
+    smoothing = options.smoothing
+    if not picked:
+        logarithm = torch.logsumexp(scores, -1, keepdim=True)
+        one = torch.ones((), dtype=scores.dtype)
+    if labels is None:
+        shares = problem.operands[1].movedim(axis, -1)
+        shares = weight * (shares * (1.0 - smoothing) + smoothing / max(count, 1))
+        return term(scores, logarithm, shares, one)[0].sum(-1)
+    labels = labels.reshape(value_shape)
+    ignored = labels == options.ignore_index
+    place = torch.where(ignored, 0, labels)
+    if count == 0:
+        return scores.sum(-1)
+    own = scores.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+    own_weight = pick(weight, place)
+    if picked:
+        (value,) = apply(lambda x, w: ((*term(x, w), 0.0),), own, own_weight)
+    else:
+        value = term(own, logarithm.squeeze(-1), own_weight * (1.0 - smoothing), one)[0]
+        if smoothing > 0.0:
+            spread = weight.expand(scores.shape) * (smoothing / count)
+            value = value + term(scores, logarithm, spread, one)[0].sum(-1)
+    return torch.where(ignored, 0.0, value).reshape(shape)
+
+
+def pick(weight: Tensor, place: Tensor) -> Tensor:
+    """Give the weights of classes; plain indexing by a single number defies vmap."""
+    return weight.expand(*place.shape, -1).gather(-1, place.unsqueeze(-1)).squeeze(-1)
+
+
+def pairs(problem: Problem) -> Tensor:
+    scores, labels = problem.operands[0], problem.constants[0]
+    shape = scores.shape[:-1]
+    count = scores.shape[-1] if scores.dim() else 1
+    scores, labels = scores.reshape(-1, count), labels.reshape(-1, count)
+    counts = (labels >= 0).long().cumprod(1)  # 1 up to a row's first -1
+    place = labels.clamp_min(0)
+    is_label = torch.zeros_like(labels).scatter_add(1, place, counts) > 0
+    stated = single(problem.definition.formula, scores.dtype)
+    (value,) = apply(stated, scores.gather(1, place).unsqueeze(2), scores.unsqueeze(1))
+    meets = (counts > 0).unsqueeze(2) & ~is_label.unsqueeze(1)
+    return torch.where(meets, value, 0.0).sum((1, 2)).div(count).reshape(shape)
+
+
+def triplets(problem: Problem) -> Tensor:
+    options: TripletOptions = problem.options
+    distance = options.distance
+    anchor, positive, negative = problem.operands
+    dtype = anchor.dtype
+    numbers = tuple(number(p, dtype) for p in distance.parameters.values())
+    term = bound(distance.formula, dtype)
+    reductions: dict[str, Any] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
+    reduce = reductions[distance.reduce]
+
+    def measure(x: Tensor, y: Tensor, columns: int) -> Tensor:
+        x, y = x[..., :columns], y[..., :columns]
+        terms = apply(lambda x, y: triples(term(x, y, *numbers)), x, y)
+        sums = [reduce(t, dim=-1) for t in terms]
+        if distance.finish is None:
+            return sums[0]
+        return apply(single(distance.finish, dtype, tuple(distance.parameters.values())), *sums)[0]
+
+    near = measure(anchor, positive, options.columns[0])
+    far = measure(anchor, negative, options.columns[1])
+    if options.swap:
+        swapped = measure(positive, negative, options.columns[2])
+        (far,) = apply(single(options.nearer, dtype), far, swapped)
+    (value,) = apply(single(problem.definition.formula, dtype, problem.parameters), near, far)
+    return value
+
+
+PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
+
+
+# --- for the bridge -------------------------------------------------------------------------------
+
+
+def transforming(*tensors: Tensor) -> bool:
+    """Whether torch differentiates forward or transforms functions, and has to see all steps."""
+    return (
+        torch._C._functorch.maybe_current_level() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        # What `is_grads_batched=True` hands to a backward.
+        or any(torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors)
+    )
+
+
+def evaluate(problem: Problem) -> Tensor:
+    """Give the loss by operations of torch; half types are computed in float32."""
+    dtype = problem.operands[0].dtype
+    wide = WIDE.get(dtype, dtype)
+    problem = replace(
+        problem,
+        operands=tuple(x.to(wide) for x in problem.operands),
+        constants=tuple(
+            x.to(wide) if x is not None and x.is_floating_point() else x for x in problem.constants
+        ),
+    )
+    with torch.autocast("cpu", enabled=False):
+        value = PATTERNS[problem.definition.pattern](problem)
+        if problem.reduction != "none":
+            total = value.sum()
+            if problem.reduction == "mean":
+                weighted = isinstance(problem.options, ClassOptions)
+                total = total / (problem.options.total_weight if weighted else value.numel())
+            value = total
+    return value.to(dtype)
+
+
+def gradients(problem: Problem, upstream: Tensor, wanted: tuple[bool, ...]) -> tuple:
+    """Give the wanted gradients; they can be differentiated again if autograd is on."""
+    again = torch.is_grad_enabled()
+    operands = [x for x, want in zip(problem.operands, wanted, strict=True) if want]
+    with torch.enable_grad():
+        value = evaluate(problem)
+    found = torch.autograd.grad(
+        value, operands, upstream, create_graph=again, materialize_grads=True
+    )
+    remaining = iter(found)
+    return tuple(next(remaining) if want else None for want in wanted)
+
+
+def survey(
+    target: Tensor, lowest: int, classes: int, ignored: int | None = None, weight: Any = None
+) -> Survey:
+    """Weigh the targets without looking at them; what indexes by them checks their range."""
+    counts = torch.ones_like(target, dtype=torch.bool) if ignored is None else target != ignored
+    if weight is None:
+        return Survey(counts.sum(), -1)
+    place = torch.where(counts, target, 0)
+    total = torch.where(counts, pick(weight, place), 0.0).sum() if classes else math.nan
+    return Survey(total, -1)
