@@ -1,6 +1,7 @@
 """Compiled kernels on disk: found again, made anew after a change, never read from strangers."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,56 @@ def test_the_stamp_covers_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert cache.source_digest() != before
     finally:
         cache.source_digest.cache_clear()
+
+
+SUM = """
+import sys
+import numpy as np
+import nbloss
+from nbloss.primitives import absolute, maximum, power, sign
+
+DEFINITION
+a, p, n = np.full((3, 1, 64), [[[0.5]], [[1.0]], [[3.0]]])
+for distance in sys.argv[1:]:
+    loss = nbloss.triplet_margin_with_distance_loss
+    value, gradient = nbloss.value_and_grad(loss)(
+        a, p, n, distance_function=globals()[distance], margin=1e4
+    )
+    print(float(value), gradient.ravel()[0], end=" ")
+"""
+POWERS = [
+    f"""
+@nbloss.distance
+def mine(x, y, scale=1.0):
+    total = power(absolute(x - y), {power}) * scale
+    slope = {power} * power(absolute(x - y), {power - 1.0}) * sign(x - y) * scale
+    return total, slope, -slope
+{name} = mine
+"""
+    for name, power in (("square", 2.0), ("cube", 3.0))
+]
+
+
+def test_kernels_of_two_processes_live_in_a_third(tmp_path: Path) -> None:
+    """Helpers of one name, compiled apart, are still two when their kernels are loaded together."""
+
+    def run(directory: Path, *chosen: str) -> list[float]:
+        done = subprocess.run(
+            [sys.executable, "-c", SUM.replace("DEFINITION", "".join(POWERS)), *chosen],
+            env={
+                **os.environ,
+                "NBLOSS_CACHE_DIR": str(directory),
+                "PYTHONHASHSEED": "0",  # Numba's names of machine code depend on it
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [float(word) for word in done.stdout.split()]
+
+    expected = [*run(tmp_path / "one", "square"), *run(tmp_path / "two", "cube")]
+    for file in (tmp_path / "one").rglob("*.nb*"):
+        shutil.copy(file, tmp_path / "two" / file.parent.name)
+    assert run(tmp_path / "two", "square", "cube") == expected
+    assert expected[0] == 1e4 + 64 * (0.25 - 6.25)
+    assert expected[2] == 1e4 + 64 * (0.125 - 15.625)

@@ -90,7 +90,19 @@ def bind_scalar(function: Callable, dtype: type) -> Callable:
     Every number constant becomes one of the type: a bare literal would promote float32 to float64.
     """
     bound = bind(function, SCALARS, dtype, lambda helper: bind_scalar(helper, dtype))
-    return numba.njit(fastmath=SCALAR_MATH)(bound)
+    return numba.njit(fastmath=SCALAR_MATH)(named(bound, digest(function, dtype)))
+
+
+def named(function: Callable, suffix: str) -> Callable:
+    """Give a function a name that no other function has, before Numba compiles it.
+
+    Numba names machine code by the function's name, its types and a count that starts anew in each
+    process. In a kernel from the cache, which another process compiled, a helper of the same name,
+    types and count may be another function; the loader takes both for one, and whichever it met
+    first runs in both places.
+    """
+    function.__name__ = function.__qualname__ = f"{function.__name__}_{suffix}"
+    return function
 
 
 def global_names(function: Callable) -> list[str]:

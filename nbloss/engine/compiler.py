@@ -72,10 +72,9 @@ def _compile(
         names[name] = _helper(flag) if isinstance(flag, FunctionType) else flag
     names["COMPUTED"] = dtype
     for helper in helpers:
-        unrolled = unroll(helper, names)
+        unrolled = binding.named(unroll(helper, names), suffix)
         names[helper.__name__] = numba.njit(fastmath=binding.TEMPLATE_MATH)(unrolled)
-    bound = unroll(template, names)
-    bound.__qualname__ = bound.__name__ = f"{template.__name__}_{suffix}"
+    bound = binding.named(unroll(template, names), suffix)
     if numba.config.DISABLE_JIT:
         return bound
     options = {"nopython": True, "fastmath": binding.TEMPLATE_MATH}
