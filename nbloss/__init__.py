@@ -12,6 +12,7 @@ from nbloss._version import __version__
 from nbloss.engine.distance import Distance, distance
 from nbloss.functional import *  # noqa: F403
 from nbloss.gradients import value_and_grad
+from nbloss.patch import patch_torch, unpatch_torch
 
 __all__ = [
     "Distance",
@@ -20,6 +21,8 @@ __all__ = [
     "distances",
     "functional",
     "nn",  # noqa: F405 (comes by __getattr__)
+    "patch_torch",
+    "unpatch_torch",
     "value_and_grad",
     *functional.__all__,
 ]

@@ -46,3 +46,20 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many of torch's own cases passed; see ``test_torch_material.py``."""
+
+    def cases(outcome: str) -> int:
+        return sum(
+            number
+            for report in terminalreporter.stats.get(outcome, ())
+            for name, number in getattr(report, "user_properties", ())
+            if name == "torch_cases"
+        )
+
+    passed = cases("passed")
+    total = passed + cases("failed") + cases("error")
+    if total:
+        terminalreporter.write_sep("-", f"torch's own cases passed: {passed} of {total}")

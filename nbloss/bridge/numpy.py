@@ -182,6 +182,11 @@ def measured(loss: str, function: Any, *rest: Any) -> NoReturn:
     )
 
 
+def overridden(arguments: tuple, named: dict[str, Any]) -> bool:
+    """Whether somebody wants to compute the loss instead; arrays have no such protocol."""
+    return False
+
+
 # --- results ----------------------------------------------------------------------------------
 
 

@@ -242,3 +242,30 @@ def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any
     if original is None:
         raise error from None
     return original(*arguments, **named)
+
+
+# --- who wants to be asked first --------------------------------------------------------------
+
+
+def overridden(arguments: tuple, named: dict[str, Any]) -> bool:
+    """Whether a subclass among the arguments, or a mode, overrides torch's functions."""
+    return torch.overrides.has_torch_function((*arguments, *named.values()))
+
+
+def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
+    """Ask the overriding subclass or mode.
+
+    A subclass knows torch's functions: it is shown what stands under torch's name, which is ours
+    where it is patched in. A mode passes on what it does not know, and is shown ours.
+    """
+    everything = (*arguments, *named.values())
+    if any(hasattr(type(x), "__torch_function__") and _overrides(x) for x in everything):
+        function = getattr(torch.nn.functional, function.__name__, function)
+    return torch.overrides.handle_torch_function(function, everything, *arguments, **named)
+
+
+def _overrides(x: Any) -> bool:
+    return type(x).__torch_function__ not in (
+        Tensor.__torch_function__,
+        torch._C._disabled_torch_function_impl,
+    )

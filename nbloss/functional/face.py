@@ -39,6 +39,8 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     @functools.wraps(build)
     def function(*arguments: P.args, **named: P.kwargs) -> Any:
         xp = bridge_for(arguments, named)
+        if xp.overridden(arguments, named):
+            return xp.overriding(function, arguments, named)
         try:
             problem = build(xp, *arguments, **named)
         except Unserved as refusal:
