@@ -72,13 +72,9 @@ def _evaluate(
     loss: Any, chosen: list[str], arguments: tuple, named: dict[str, Any]
 ) -> tuple[Any, list[Any]]:
     from nbloss.bridge import numpy as xp
-    from nbloss.bridge.refusal import Unserved
     from nbloss.engine.evaluate import backward, forward
 
-    try:
-        problem = loss.build(xp, *arguments, **named)
-    except Unserved as refusal:
-        raise refusal.error from None
+    problem = xp.built(loss, arguments, named)
     for name in chosen:
         if name not in problem.names:
             raise ValueError(

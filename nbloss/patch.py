@@ -46,7 +46,7 @@ def patch_torch() -> Patch:
     import torch.nn.functional
 
     from nbloss import functional
-    from nbloss.bridge.torch import ORIGINALS
+    from nbloss.bridge.originals import ORIGINALS
 
     with _lock:
         if _replaced:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from nbloss.bridge import numpy as numpy_bridge
+from nbloss.bridge import routes
 from nbloss.bridge import torch as torch_bridge
+from nbloss.engine import evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +30,19 @@ def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut work so finely that small inputs cross the borders of segments and chunks."""
+
+    def forget() -> None:
+        """Forget how calls were cut before."""
+        evaluate.prepared.cache_clear()
+        routes.KINDS.clear()
+
     monkeypatch.setattr("nbloss.engine.chunks.SEGMENT", 3)
     monkeypatch.setattr("nbloss.engine.chunks.CHUNK", 7)
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from torch import Tensor
 import nbloss
 from cases import Case, split
 from nbloss import distances
-from nbloss.bridge import torch as torch_bridge
-from nbloss.engine import driver, evaluate
+from nbloss.bridge import routes
+from nbloss.engine import driver
+from nbloss.engine.launch import Launch
 from test_losses import FIRST
 
 CASE = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
@@ -21,16 +22,16 @@ LARGE = (200, 260)  # above the size where threads start
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
-    """All integers, and so all addresses, that kernels are given."""
-    integers: set[int] = set()
+    """All addresses that kernels are given."""
+    found: set[int] = set()
     run = driver.run
 
-    def spy(worker: Any, chunks: int, block: tuple[int, ...], *rest: Any, **named: Any) -> None:
-        integers.update(block)
-        run(worker, chunks, block, *rest, **named)
+    def spy(launch: Launch, scale: float, addresses: tuple[int, ...], *rest: Any) -> int:
+        found.update(addresses)
+        return run(launch, scale, addresses, *rest)
 
     monkeypatch.setattr(driver, "run", spy)
-    yield integers
+    yield found
 
 
 def arrays_of(case: Case, dtype: str = "float32", **size: Any) -> dict[str, np.ndarray]:
@@ -125,7 +126,8 @@ def test_no_step_in_the_graph_without_a_gradient(
     def refuse(*_: Any) -> None:
         raise AssertionError("nobody asked for a gradient")
 
-    monkeypatch.setattr(torch_bridge.LossFunction, "apply", refuse)
+    monkeypatch.setattr(routes.LossFunction, "apply", refuse)
+    monkeypatch.setattr(routes, "apply", refuse)
     assert loss(case, tensors_of(case)).grad_fn is None
     with torch.no_grad():
         assert loss(case, leaves_of(case)).grad_fn is None
@@ -137,13 +139,13 @@ def test_only_wanted_gradients_are_made(
     case: Case, reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[bool, ...]] = []
-    for pattern in set(evaluate.PATTERNS.values()):
+    run = driver.run
 
-        def spy(xp: Any, problem: Any, wanted: tuple, *rest: Any, launch: Any = pattern.launch):
-            asked.append(wanted)
-            return launch(xp, problem, wanted, *rest)
+    def spy(launch: Launch, *rest: Any) -> int:
+        asked.append(launch.wanted)
+        return run(launch, *rest)
 
-        monkeypatch.setattr(pattern, "launch", spy)
+    monkeypatch.setattr(driver, "run", spy)
     last = case.differentiable[-1]
     leaves = leaves_of(case, [last])
     loss(case, leaves, reduction=reduction).sum().backward()

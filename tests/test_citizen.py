@@ -20,7 +20,9 @@ from torch.utils.checkpoint import checkpoint
 import nbloss
 import nbloss.nn
 from hostile import GOOD
-from nbloss.bridge import torch as torch_bridge
+from nbloss.bridge.originals import ORIGINALS
+from nbloss.engine import driver
+from nbloss.engine.launch import Launch
 from nbloss.engine.registry import LOSSES
 from test_bridge import CASE, Case, leaves_of, loss
 
@@ -30,15 +32,15 @@ F = torch.nn.functional
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The losses that kernels have computed."""
+    """The patterns of the kernels that have run."""
     found: list[str] = []
-    evaluate = torch_bridge.evaluate
+    run = driver.run
 
-    def spy(problem: Any) -> Tensor:
-        found.append(problem.definition.name)
-        return evaluate(problem)
+    def spy(launch: Launch, *rest: Any) -> int:
+        found.append(launch.pattern)
+        return run(launch, *rest)
 
-    monkeypatch.setattr(torch_bridge, "evaluate", spy)
+    monkeypatch.setattr(driver, "run", spy)
     return found
 
 
@@ -120,7 +122,7 @@ def test_what_has_no_kernel_goes_to_torch(kind: str, patched: None) -> None:
     if kind == "complex":
         x = torch.randn(3, 4, dtype=torch.complex64)
         mine = F.triplet_margin_loss(x, y + 0j, y + 1j)
-        theirs = torch_bridge.ORIGINALS["triplet_margin_loss"](x, y + 0j, y + 1j)
+        theirs = ORIGINALS["triplet_margin_loss"](x, y + 0j, y + 1j)
         torch.testing.assert_close(mine, theirs)
     elif kind == "sparse":
         with pytest.raises((RuntimeError, NotImplementedError)):

@@ -100,6 +100,10 @@ def assert_same(mine: Outcome, torchs: Outcome, lenient: bool = False, exact: bo
 
     ``lenient`` lets a gradient be 0 where torch has NaN, ``exact=False`` frees the wording.
     """
+    if isinstance(torchs.error, UnicodeDecodeError):
+        # torch writes a target of uint8 that is out of bounds as a byte, which may be no letter.
+        assert isinstance(mine.error, IndexError)
+        return
     if torchs.error is not None:
         assert isinstance(mine.error, type(torchs.error)), f"{mine.error!r} for {torchs.error!r}"
         assert not exact or str(mine.error) == str(torchs.error)

@@ -110,7 +110,7 @@ def kernels_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, error: Exception, *rest: Any) -> None:
         raise AssertionError(f"{name} was handed to torch: {error}") from error
 
-    monkeypatch.setattr("nbloss.bridge.torch.unserved", refuse)
+    monkeypatch.setattr("nbloss.bridge.originals.unserved", refuse)
 
 
 # All cases in float32; in the other types, which differ in how numbers are read and written, the

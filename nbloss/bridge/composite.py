@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nbloss.engine import binding
 from nbloss.engine.distance import triples
-from nbloss.engine.patterns.survey import Survey
 from nbloss.engine.problem import ClassOptions, Problem, TripletOptions, class_dimensions
 
 # The words of the definitions, for tensors. Numbers are tensors as well: see `bound`.
@@ -164,6 +163,22 @@ def classes(problem: Problem) -> Tensor:
     return torch.where(ignored, 0.0, value).reshape(shape)
 
 
+def weight_of(problem: Problem, value: Tensor) -> Tensor | float:
+    """What a mean divides by: how much the targets weigh, or how many values there are."""
+    if not isinstance(problem.options, ClassOptions):
+        return value.numel()
+    labels, weight = problem.constants
+    count = class_dimensions(problem.shape)[1]
+    if count == 0:
+        return math.nan
+    if labels is None:
+        return value.numel()
+    counts = labels != problem.options.ignore_index
+    if weight is None:
+        return counts.sum()
+    return torch.where(counts, pick(weight, torch.where(counts, labels, 0)), 0.0).sum()
+
+
 def pick(weight: Tensor, place: Tensor) -> Tensor:
     """Give the weights of classes; plain indexing by a single number defies vmap."""
     return weight.expand(*place.shape, -1).gather(-1, place.unsqueeze(-1)).squeeze(-1)
@@ -216,13 +231,15 @@ PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplet
 # --- for the bridge -------------------------------------------------------------------------------
 
 
-def transforming(*tensors: Tensor) -> bool:
-    """Whether torch differentiates forward or transforms functions, and has to see all steps."""
+def transforming(upstream: Tensor) -> bool:
+    """Whether a gradient is differentiated forward, or for a batch, and torch has to see all steps.
+
+    A batch is what `is_grads_batched=True` hands to a backward.
+    """
     return (
         torch._C._functorch.maybe_current_level() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        # What `is_grads_batched=True` hands to a backward.
-        or any(torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors)
+        or torch._C._functorch.is_legacy_batchedtensor(upstream)
     )
 
 
@@ -242,8 +259,7 @@ def evaluate(problem: Problem) -> Tensor:
         if problem.reduction != "none":
             total = value.sum()
             if problem.reduction == "mean":
-                weighted = isinstance(problem.options, ClassOptions)
-                total = total / (problem.options.total_weight if weighted else value.numel())
+                total = total / weight_of(problem, value)
             value = total
     return value.to(dtype)
 
@@ -259,15 +275,3 @@ def gradients(problem: Problem, upstream: Tensor, wanted: tuple[bool, ...]) -> t
     )
     remaining = iter(found)
     return tuple(next(remaining) if want else None for want in wanted)
-
-
-def survey(
-    target: Tensor, lowest: int, classes: int, ignored: int | None = None, weight: Any = None
-) -> Survey:
-    """Weigh the targets without looking at them; what indexes by them checks their range."""
-    counts = torch.ones_like(target, dtype=torch.bool) if ignored is None else target != ignored
-    if weight is None:
-        return Survey(counts.sum(), -1)
-    place = torch.where(counts, target, 0)
-    total = torch.where(counts, pick(weight, place), 0.0).sum() if classes else math.nan
-    return Survey(total, -1)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.refusal import Unserved, refuse
 from nbloss.engine.problem import Problem
 
 THIS = sys.modules[__name__]
@@ -44,10 +44,6 @@ def size(x: np.ndarray) -> int:
 
 def empty(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
     return np.empty(shape, like.dtype)
-
-
-def zeros(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
-    return np.zeros(shape, like.dtype)
 
 
 def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -162,13 +158,6 @@ def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(x.shape)
 
 
-def survey(*arguments: Any) -> Any:
-    """Walk over labels; see :func:`nbloss.engine.patterns.survey.survey`."""
-    from nbloss.engine.patterns.survey import survey  # imports Numba, which takes its time
-
-    return survey(THIS, *arguments)
-
-
 def item(x: np.ndarray, index: int) -> int:
     """One number of a contiguous array, by its place in memory."""
     return int(x.reshape(-1)[index])
@@ -182,22 +171,21 @@ def measured(loss: str, function: Any, *rest: Any) -> NoReturn:
     )
 
 
-def overridden(arguments: tuple, named: dict[str, Any]) -> bool:
-    """Whether somebody wants to compute the loss instead; arrays have no such protocol."""
-    return False
+# --- calls --------------------------------------------------------------------------------------
 
 
-# --- results ----------------------------------------------------------------------------------
-
-
-def evaluate(problem: Problem) -> Any:
-    """Give the loss: an array, or a NumPy scalar."""
+def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
+    """Compute the loss of a public function: an array, or a NumPy scalar."""
     from nbloss.engine.evaluate import forward  # imports Numba, which takes its time
 
+    problem = built(function, arguments, named)
     value, _ = forward(THIS, problem, (False,) * len(problem.operands))
     return value[()]
 
 
-def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> NoReturn:
-    """Raise the error that a call ends in."""
-    raise error from None
+def built(function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
+    """Check the arguments of a public function; raise what is wrong with them."""
+    try:
+        return function.build(THIS, *arguments, **named)
+    except Unserved as refusal:
+        raise refusal.error from None

@@ -1,12 +1,9 @@
 """Torch tensors for the builders and the engine.
 
-What has no kernel (a dtype, a device, a subclass, a transform in progress) is handed to torch's own
-function of the same name, and so is every call whose arguments fail a check: torch then computes
-the result, or says what is wrong in its own words.
+The names here are those that :mod:`nbloss.bridge.numpy` has for arrays.
 """
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,14 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge import composite
-from nbloss.bridge.autograd import LossFunction
 from nbloss.bridge.refusal import refuse
 from nbloss.engine import threads as engine_threads
-from nbloss.engine.evaluate import forward
-from nbloss.engine.patterns.survey import survey as engine_survey
-from nbloss.engine.problem import Problem
-from nbloss.engine.registry import LOSSES
 
 FLOATS = {
     torch.float32: "float32",
@@ -30,6 +21,9 @@ FLOATS = {
     torch.bfloat16: "bfloat16",
 }
 HALF = (torch.float16, torch.bfloat16)
+# The types whose memory is as it seems. The stand-ins that compilers trace with are added by
+# :mod:`nbloss.bridge.operators`; they get no further than the checks.
+PLAIN: set[type] = {Tensor, Parameter}
 # What torch computes in float32 under autocast. The others take the types that they are given.
 AUTOCAST_TO_FLOAT32 = {
     "cross_entropy",
@@ -42,15 +36,6 @@ AUTOCAST_TO_FLOAT32 = {
 # What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
-# torch's own functions, as they are before anybody puts others in their place.
-ORIGINALS = {
-    name: getattr(torch.nn.functional, name)
-    for name in LOSSES
-    if hasattr(torch.nn.functional, name)
-}
-
-THIS = sys.modules[__name__]
-
 # --- memory -----------------------------------------------------------------------------------
 
 
@@ -58,8 +43,7 @@ def dtype(x: Tensor) -> str:
     return FLOATS[x.dtype]
 
 
-def address(x: Tensor) -> int:
-    return x.data_ptr()
+address = Tensor.data_ptr
 
 
 def strides(x: Tensor) -> tuple[int, ...]:
@@ -80,20 +64,14 @@ def size(x: Tensor) -> int:
 
 
 def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype)
-
-
-def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.zeros(shape, dtype=like.dtype)
+    return like.new_empty(shape)
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.expand(shape)
 
 
-def threads() -> int:
-    """As many as torch may use."""
-    return torch.get_num_threads()
+threads = torch.get_num_threads  # as many as torch may use
 
 
 @contextlib.contextmanager
@@ -112,25 +90,16 @@ engine_threads.guard_start(_thread_count_kept)
 # --- arguments --------------------------------------------------------------------------------
 
 
-def _opaque() -> bool:
-    """Whether torch looks at calls in a way that only its own functions bear."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-    )
-
-
 def tensor(loss: str, argument: str, value: Any) -> Tensor:
     """Take an argument as a plain dense tensor on the CPU."""
-    if type(value) is not Tensor and type(value) is not Parameter:
+    if type(value) not in PLAIN:
         message = (
             f"{loss}(): {argument} must be a tensor, like the first operand, got {value!r:.60}"
         )
         if not hasattr(type(value), "__torch_function__"):
             raise TypeError(message)
         refuse(TypeError(message))
-    if value.layout != torch.strided or value.device.type != "cpu":
+    if value.layout != torch.strided or value.device.type != "cpu" or value._is_zerotensor():
         refuse(NotImplementedError(f"{loss}(): {argument} is {value.layout} on {value.device}"))
     return value.resolve_neg() if value.is_neg() else value
 
@@ -147,8 +116,6 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
         The operands by the names of their arguments.
     """
     tensors = [tensor(loss, name, value) for name, value in named.items()]
-    if _opaque():
-        refuse(NotImplementedError(f"{loss}(): no kernel under a compiler or a mode of torch"))
     if loss in AUTOCAST_TO_FLOAT32 and torch.is_autocast_enabled("cpu"):
         tensors = [x.float() if x.dtype in HALF else x for x in tensors]
     first = tensors[0].dtype
@@ -196,14 +163,7 @@ def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
         refuse(RuntimeError(f"{loss}(): weight is of {x.dtype}, input of {like.dtype}"))
     if x.requires_grad and torch.is_grad_enabled():
         refuse(RuntimeError(f"{loss}(): no kernel for the gradient by weight"))
-    return x.detach().contiguous()
-
-
-def survey(*arguments: Any) -> Any:
-    """Walk over labels; see :func:`nbloss.engine.patterns.survey.survey`."""
-    if composite.transforming():
-        return composite.survey(*arguments)
-    return engine_survey(THIS, *arguments)
+    return (x.detach() if x.requires_grad else x).contiguous()
 
 
 def item(x: Tensor, index: int) -> int:
@@ -221,51 +181,3 @@ def measured(
     if not (isinstance(near, Tensor) and isinstance(far, Tensor)):
         refuse(TypeError(f"{loss}(): distance_function must return a tensor"))
     return operands(loss, positive_distance=near, negative_distance=far)
-
-
-# --- results ----------------------------------------------------------------------------------
-
-
-def evaluate(problem: Problem) -> Tensor:
-    """Give the loss, with a way back for autograd if any operand wants a gradient."""
-    if composite.transforming():
-        return composite.evaluate(problem)
-    wanted = tuple(x.requires_grad for x in problem.operands)
-    if any(wanted) and torch.is_grad_enabled():
-        return LossFunction.apply(THIS, problem, wanted, *problem.operands)  # type: ignore[no-untyped-call]
-    return forward(THIS, problem, (False,) * len(wanted))[0]
-
-
-def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
-    """Ask torch itself; where it has no such function, raise the error."""
-    original = ORIGINALS.get(name)
-    if original is None:
-        raise error from None
-    return original(*arguments, **named)
-
-
-# --- who wants to be asked first --------------------------------------------------------------
-
-
-def overridden(arguments: tuple, named: dict[str, Any]) -> bool:
-    """Whether a subclass among the arguments, or a mode, overrides torch's functions."""
-    return torch.overrides.has_torch_function((*arguments, *named.values()))
-
-
-def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
-    """Ask the overriding subclass or mode.
-
-    A subclass knows torch's functions: it is shown what stands under torch's name, which is ours
-    where it is patched in. A mode passes on what it does not know, and is shown ours.
-    """
-    everything = (*arguments, *named.values())
-    if any(hasattr(type(x), "__torch_function__") and _overrides(x) for x in everything):
-        function = getattr(torch.nn.functional, function.__name__, function)
-    return torch.overrides.handle_torch_function(function, everything, *arguments, **named)
-
-
-def _overrides(x: Any) -> bool:
-    return type(x).__torch_function__ not in (
-        Tensor.__torch_function__,
-        torch._C._disabled_torch_function_impl,
-    )

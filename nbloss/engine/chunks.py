@@ -4,8 +4,6 @@ A segment is a run of elements that is summed in the computing type; a worker's 
 of segments, whose sums are added in float64. Tests set these to tiny numbers.
 """
 
-from typing import Any
-
 SEGMENT = 1024  # elements
 CHUNK = 1 << 14  # elements, about
 
@@ -13,6 +11,16 @@ CHUNK = 1 << 14  # elements, about
 def count(total: int, size: int) -> int:
     """How many pieces of a size it takes to cover the total."""
     return -(-total // size)
+
+
+def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the elements lie one behind the other; steps that nobody takes don't count."""
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and step != expected:
+            return 0 in shape
+        expected *= size
+    return True
 
 
 def layout(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple | None:
@@ -50,16 +58,19 @@ def layout(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple | No
     return rows, columns, tuple(outer), tuple(inner)
 
 
-def rows(xp: Any, operands: tuple, count: int, columns: int) -> tuple[tuple, tuple, tuple]:
+def rows(
+    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], count: int, columns: int
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Lay operands of one shape out as rows along their last dimension.
 
     Returns
     -------
-    tuple
-        The operands (copied where their strides do not fit), their row and their column strides.
+    tuple or None
+        Their row and their column strides; None if their strides do not fit.
     """
-    folded = layout(tuple(operands[0].shape), [xp.strides(x) for x in operands])
-    if folded is not None and folded[:2] == (count, columns):
-        return operands, folded[2], folded[3]
-    operands = tuple(xp.contiguous(x) for x in operands)
-    return operands, (columns,) * len(operands), (1,) * len(operands)
+    if all(is_contiguous(shape, steps) for steps in strides):
+        return (columns,) * len(strides), (1,) * len(strides)
+    folded = layout(shape, list(strides))
+    if folded is None or folded[:2] != (count, columns):
+        return None
+    return folded[2], folded[3]

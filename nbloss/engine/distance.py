@@ -13,6 +13,10 @@ import numpy as np
 REDUCTIONS = ("sum", "max", "min")
 
 
+# All distances, by what stands for them in a graph that can be stored.
+NAMED: dict[str, "Distance"] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Distance:
     """A distance between two rows, in pieces that the engine can fuse.
@@ -30,6 +34,8 @@ class Distance:
         How many sums there are.
     parameters : mapping
         Numbers that both functions take, by name.
+    key : str
+        Names the distance among all others.
     """
 
     formula: Callable
@@ -37,6 +43,20 @@ class Distance:
     reduce: str
     sums: int
     parameters: Mapping[str, float]
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
+        key = f"{self.formula.__module__}.{self.formula.__qualname__}({numbers})"
+        while key in NAMED and NAMED[key].pieces != self.pieces:
+            key += "'"  # another one of the same name
+        object.__setattr__(self, "key", key)
+        NAMED[key] = self
+
+    @property
+    def pieces(self) -> tuple:
+        """What makes it another distance, beside its parameters."""
+        return self.formula, self.finish, self.reduce
 
     @property
     def name(self) -> str:

@@ -36,17 +36,20 @@ class Problem:
     constants: tuple = ()
     options: Any = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the operands."""
+        return tuple(self.operands[0].shape)
+
 
 class ClassOptions(NamedTuple):
     """What a loss over the classes of a row needs beside its arrays.
 
-    The problem's constants are the labels, which the survey has passed, and the weight of each
-    class; either may be None. Without labels the second operand holds a share for each class.
+    The problem's constants are the labels and the weight of each class; either may be None. Without labels the second operand holds a share for each class.
     """
 
     ignore_index: int = -100
     smoothing: float = 0.0
-    total_weight: float = 1.0  # what a mean divides by
 
 
 class TripletOptions(NamedTuple):

@@ -188,10 +188,7 @@ def _labels(
     if weight is not None:
         weight = xp.class_weight(loss, weight, scores)
         contract.class_weight(weight, classes)
-    found = xp.survey(labels, 0, classes, ignore_index, weight)
-    if found.first_bad >= 0:
-        refuse(IndexError(f"Target {xp.item(labels, found.first_bad)} is out of bounds."))
-    return (labels, weight), ClassOptions(ignore_index, total_weight=found.weight)
+    return (labels, weight), ClassOptions(ignore_index)
 
 
 def _probabilities(
@@ -213,7 +210,7 @@ def _probabilities(
     shape = tuple(operands[0].shape)
     if not shape:
         refuse(ValueError("Expected 1 or more dimensions (got 0)"))
-    samples, classes, places = class_dimensions(shape)
+    _, classes, _ = class_dimensions(shape)
     if weight is not None:
         weight = xp.class_weight(loss, weight, operands[0])
         contract.class_weight(weight, classes, prefix="cross_entropy: ")
@@ -224,5 +221,5 @@ def _probabilities(
         (),
         "",
         (None, weight),
-        ClassOptions(smoothing=smoothing, total_weight=samples * places if classes else 0),
+        ClassOptions(smoothing=smoothing),
     )

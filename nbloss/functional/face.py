@@ -7,11 +7,9 @@ gives a :class:`~nbloss.engine.problem.Problem`. What becomes of the problem is 
 import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
-from nbloss.bridge.refusal import Unserved
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 from nbloss.functional import contract
@@ -19,14 +17,11 @@ from nbloss.functional import contract
 P = ParamSpec("P")
 
 
-def bridge_for(arguments: tuple, named: dict[str, Any]) -> Any:
-    """The bridge for the kind of the first operand."""
-    first = arguments[0] if arguments else next(iter(named.values()), None)
-    torch = sys.modules.get("torch")
-    kind = "numpy"
-    if torch is not None and hasattr(type(first), "__torch_function__"):
-        kind = "torch"
-    return importlib.import_module(f"nbloss.bridge.{kind}")
+@functools.cache
+def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
+    """Import what computes a loss of arrays or of tensors, when there is one to compute."""
+    module = {"arrays": "nbloss.bridge.numpy", "tensors": "nbloss.bridge.routes"}[kind]
+    return importlib.import_module(module).call
 
 
 def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
@@ -34,18 +29,13 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
 
     Its attribute ``build`` is the function that it was made of.
     """
-    name = build.__name__
 
     @functools.wraps(build)
     def function(*arguments: P.args, **named: P.kwargs) -> Any:
-        xp = bridge_for(arguments, named)
-        if xp.overridden(arguments, named):
-            return xp.overriding(function, arguments, named)
-        try:
-            problem = build(xp, *arguments, **named)
-        except Unserved as refusal:
-            return xp.unserved(name, refusal.error, arguments, named)
-        return xp.evaluate(problem)
+        first = arguments[0] if arguments else next(iter(named.values()), None)
+        if hasattr(type(first), "__torch_function__"):
+            return bridge("tensors")(function, arguments, named)
+        return bridge("arrays")(function, arguments, named)
 
     signature = inspect.signature(build)
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]

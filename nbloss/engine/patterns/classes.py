@@ -12,17 +12,21 @@ import numpy as np
 
 from nbloss.engine import chunks
 from nbloss.engine import scalars as scalar_math
-from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import array_at
-from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import (
-    FIRST_FLOAT,
-    FIRST_INTEGER,
+from nbloss.engine.launch import (
+    FIRST_PARAMETER,
     GRADIENT_SCALE,
     OUT,
-    PER_GROUP,
-    address_of,
+    PARTIALS,
+    UPSTREAM,
+    At,
+    Launch,
+    Request,
+    ready,
 )
+from nbloss.engine.memory import array_at
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
+from nbloss.engine.patterns.survey import survey
 from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.registry import Definition
@@ -44,7 +48,7 @@ from nbloss.engine.registry import Definition
     PER_CHUNK,
     LENGTH,
 ) = range(FIRST_INTEGER, FIRST_INTEGER + 14)
-SMOOTHING = FIRST_FLOAT
+SMOOTHING = FIRST_PARAMETER
 
 
 def log_sum_exp(scores, base, step, classes, length):
@@ -60,6 +64,24 @@ def log_sum_exp(scores, base, step, classes, length):
             partial += exp(widen(scores[base + c * step]) - top)
         total += partial
     return top, log(COMPUTED(total))
+
+
+def clear(gradient, first, last, classes, places):
+    """Fill the gradients of rows with zeros, along the memory."""
+    if places == 1:
+        for i in range(first * classes, last * classes):
+            gradient[i] = 0
+    else:
+        row = first
+        while row < last:
+            sample = row // places
+            place = row - sample * places
+            run = min(places - place, last - row)
+            for c in range(classes):
+                begin = (sample * classes + c) * places + place
+                for i in range(begin, begin + run):
+                    gradient[i] = 0
+            row += run
 
 
 def template(integers, floats, chunk):
@@ -78,8 +100,8 @@ def template(integers, floats, chunk):
     labels = array_at(integers[TARGET], rows if LABELS else 0, np.int64)
     shares = array_at(integers[TARGET], 0 if LABELS else size, STORAGE)
     weights = array_at(integers[WEIGHT], classes if WEIGHTED else 0, STORAGE)
-    values = array_at(integers[OUT], rows if EACH else 0, STORAGE)
-    upstream = array_at(integers[UPSTREAM_AT], rows if UPSTREAM else 0, STORAGE)
+    values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
+    upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
     sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
     scale = COMPUTED(floats[GRADIENT_SCALE])
     smoothing = COMPUTED(floats[SMOOTHING])
@@ -95,13 +117,18 @@ def template(integers, floats, chunk):
             weighed += widen(weights[c]) if WEIGHTED else one
         whole = COMPUTED(weighed) * spread
 
+    first = chunk * integers[PER_CHUNK]
+    last = min(rows, first + integers[PER_CHUNK])
+    if PICKED and WANTED[0]:
+        # Only one class of a row has a gradient.
+        clear(gradient, first, last, classes, places)
     total = 0.0
-    for row in range(chunk * integers[PER_CHUNK], min(rows, (chunk + 1) * integers[PER_CHUNK])):
+    for row in range(first, last):
         sample = row // places
         place = row - sample * places
         base = sample * sample_step + place
         out = sample * classes * places + place
-        factor = scale * widen(upstream[row]) if UPSTREAM else scale
+        factor = scale * widen(upstream[row]) if FROM_ABOVE else scale
         label = labels[row] if LABELS else 0
         ignored = classes == 0 or (LABELS and label == integers[IGNORED])
         if ignored or label < 0 or label >= classes:
@@ -201,7 +228,7 @@ def kernel(
         value=value,
         upstream=upstream,
         dense=dense,
-        helpers=(log_sum_exp,),
+        helpers=(log_sum_exp, clear),
         PICKED=len(definition.operands) == 2,
         LABELS=labels,
         WEIGHTED=has_weight,
@@ -210,94 +237,84 @@ def kernel(
     )
 
 
-def launch(
-    xp: Any,
-    problem: Problem,
-    wanted: tuple[bool, ...],
-    value: str,
-    out: Any,
-    factors: tuple[float, float],
-    upstream: Any = None,
-) -> tuple:
-    """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
-    options: ClassOptions = problem.options
-    label_array, weight = problem.constants
-    scores = problem.operands[0]
-    shape = tuple(scores.shape)
+def prepare(request: Request) -> Launch | None:
+    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+    options: ClassOptions = request.options
+    labels, has_weight = request.constants
+    shape, steps = request.shape, request.strides[0]
     samples, classes, places = dimensions(shape)
-    steps = xp.strides(scores)
-    if len(shape) > 2 or min(steps, default=1) < 0:
-        scores = xp.contiguous(scores)
-        steps = xp.strides(scores)
+    if min(steps) < 0 or not all(
+        chunks.is_contiguous(shape, s) for s in request.strides[len(shape) < 3 :]
+    ):
+        return None
     if len(shape) == 1:
         sample_step, class_step = 0, steps[0]
     elif len(shape) == 2:
         sample_step, class_step = steps
     else:
         sample_step, class_step = classes * places, places
-    labels = label_array is not None
-    target = label_array if labels else xp.contiguous(problem.operands[1])
-    picked = len(problem.definition.operands) == 2
-    # Where only one class of a row gets a gradient, the rest is zero from the start.
-    make = xp.zeros if picked else xp.empty
-    gradients = tuple(
-        make(shape, x) if w else None for x, w in zip(problem.operands, wanted, strict=True)
-    )
-    if upstream is not None:
-        upstream = xp.contiguous(upstream)
+    picked = len(request.definition.operands) == 2
     rows = samples * places
-    per_row = 1 if picked else max(classes, 1)
+    per_row = 1 if picked and not any(request.wanted) else max(classes, 1)
     per_chunk = max(1, chunks.CHUNK // per_row)
-    pieces = chunks.count(rows, per_chunk)
-    dtype = xp.dtype(scores)
-    common.run(
-        xp,
-        kernel(
-            problem.definition,
-            dtype,
-            wanted,
-            value,
-            labels,
-            weight is not None,
-            options.smoothing > 0.0,
-            upstream is not None,
-            class_step == 1,
-        ),
-        pieces,
-        out,
+    worker = kernel(
+        request.definition,
+        request.dtype,
+        request.wanted,
+        request.value,
+        labels,
+        has_weight,
+        options.smoothing > 0.0,
+        request.upstream is not None,
+        class_step == 1,
+    )
+    mean = request.reduction == "mean"
+    walk: dict[str, Any] = {}
+    if labels:
+        walk = survey(request, rows, 0, classes, options.ignore_index, has_weight, mean)
+    scale = 1.0
+    if mean and not labels:
+        scale = 1.0 / rows if rows * classes else math.nan
+    summed = int(request.value == "sum")
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(worker, chunks.count(rows, per_chunk), request, summed),
         (
+            OUT,
+            1,
+            chunks.count(rows, per_chunk),
             samples,
             classes,
             places,
             sample_step,
             class_step,
-            xp.address(scores),
-            xp.address(target),
-            address_of(xp, weight),
+            At("operand", 0),
+            At("constant", 0) if labels else At("operand", 1),
+            At("constant", 1) if has_weight else 0,
             options.ignore_index,
-            *(address_of(xp, g) for g in (*gradients, None)[:2]),
-            address_of(xp, upstream),
+            *(*common.gradient_places(request), 0)[:2],
+            UPSTREAM if request.upstream is not None else 0,
             per_chunk,
             chunks.SEGMENT,
         ),
-        (*factors, options.smoothing),
-        dtype=dtype,
-        summed=value == "sum",
-        work=rows * per_row,
+        (scale, scale, options.smoothing),
+        rows * per_row,
+        **walk,
     )
-    return gradients
 
 
-def value_shape(problem: Problem) -> tuple[int, ...]:
+def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
+    """Lay out the gradient from above, one number for each row."""
+    return xp.contiguous(upstream)
+
+
+def value_shape(problem: Request | Problem) -> tuple[int, ...]:
     """Shape of the value without a reduction."""
-    shape = tuple(problem.operands[0].shape)
+    shape = problem.shape
     return () if len(shape) == 1 else (shape[0], *shape[2:])
 
 
-def scales(problem: Problem) -> tuple[float, float]:
-    """Factors of the sum of the rows' values and of their derivatives."""
-    scale = 1.0
-    if problem.reduction == "mean":
-        total = problem.options.total_weight
-        scale = 1.0 / total if total else math.nan
-    return scale, scale
+def out_of_range(label: int) -> Exception:
+    """Say that a target names no class, in torch's words."""
+    return IndexError(f"Target {label} is out of bounds.")

@@ -5,21 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, driver
-from nbloss.engine.driver import PARTIALS
+from nbloss.engine import chunks, compiler
+from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Request, Stage
 from nbloss.engine.memory import COMPUTED, NARROW, STORED, WIDEN, array_at
 
 GROUPS_PER_CHUNK = 4096
-# The first integers and floats of every worker, which the combiner reads as well.
-OUT, GROUPS, PER_GROUP, FIRST_INTEGER = range(4)
-VALUE_SCALE, GRADIENT_SCALE, FIRST_FLOAT = range(3)
+# The first integers of every worker, which the combiner reads as well.
+VALUE, GROUPS, PER_GROUP, FIRST_INTEGER = range(4)
 
 
 def combine(integers, floats, chunk):
     """Add up what the chunks left, the last step of every reduced loss."""
     groups, per_group = integers[GROUPS], integers[PER_GROUP]
     partials = array_at(integers[PARTIALS], groups * per_group, np.float64)
-    out = array_at(integers[OUT], groups, STORAGE)
+    out = array_at(integers[VALUE], groups, STORAGE)
     scale = floats[VALUE_SCALE]
     for group in range(chunk * GROUPS_PER_CHUNK, min(groups, (chunk + 1) * GROUPS_PER_CHUNK)):
         total = 0.0
@@ -72,62 +71,36 @@ def specialize(
         narrow=NARROW[dtype],
         EACH=value == "each",
         SUMMED=value == "sum",
-        UPSTREAM=upstream,
+        FROM_ABOVE=upstream,
         DENSE=dense,
         **flags,
     )
 
 
-def run(
-    xp: Any,
-    worker: Any,
-    pieces: int,
-    out: Any,
-    integers: tuple[int, ...],
-    floats: tuple[float, ...],
-    *,
-    dtype: str,
-    summed: bool,
-    work: int,
-    groups: int = 1,
-    partials: int | None = None,
-) -> None:
-    """Run a worker and, if the values are to be summed, the combiner.
+def stage(
+    worker: Any, pieces: int, request: Request, groups: int = 1, partials: int | None = None
+) -> Stage:
+    """Make the stage of a worker and, if the values are to be summed, the combiner.
 
     Parameters
     ----------
-    xp : module
     worker
         What :func:`specialize` gave.
     pieces : int
         Into how many chunks the work is cut.
-    out : array or None
-        Where the value goes.
-    integers, floats : tuple
-        The worker's, without the first three integers.
-    dtype : str
-    summed : bool
-    work : int
-        How many elements there are.
+    request : Request
     groups : int, optional
-        How many sums there are.
+        How many sums there are; 0 if the values are not to be summed.
     partials : int, optional
         How many numbers the chunks leave to be summed; by default one each.
     """
+    if not groups:
+        return Stage(worker, pieces)
     partials = pieces if partials is None else partials
-    driver.run(
-        worker,
-        pieces,
-        (address_of(xp, out), groups, partials // max(groups, 1), *integers),
-        floats,
-        combiner(dtype) if summed else 0,
-        chunks.count(groups, GROUPS_PER_CHUNK) if summed else 0,
-        partials if summed else 0,
-        work,
-        xp.threads(),
-    )
+    combinations = chunks.count(groups, GROUPS_PER_CHUNK)
+    return Stage(worker, pieces, combiner(request.dtype), combinations, partials)
 
 
-def address_of(xp: Any, x: Any) -> int:
-    """Where an array lies, or 0 if there is none."""
-    return 0 if x is None else xp.address(x)
+def gradient_places(request: Request) -> tuple[Any, ...]:
+    """Where each operand's gradient lies; 0 if it is not wanted."""
+    return tuple(At("gradient", k) if want else 0 for k, want in enumerate(request.wanted))

@@ -7,16 +7,20 @@ from typing import Any
 import numpy as np
 
 from nbloss.engine import chunks
-from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import array_at, span
-from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import (
-    FIRST_INTEGER,
+from nbloss.engine.launch import (
     GRADIENT_SCALE,
     OUT,
-    PER_GROUP,
-    address_of,
+    PARTIALS,
+    UPSTREAM,
+    At,
+    Launch,
+    Request,
+    ready,
 )
+from nbloss.engine.memory import array_at, span
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
+from nbloss.engine.patterns.survey import survey
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 
@@ -46,8 +50,8 @@ def template(integers, floats, chunk):
     scores = array_at(integers[INPUT], span(rows, row_step, classes, step), STORAGE)
     labels = array_at(integers[TARGET], rows * classes, np.int64)
     gradient = array_at(integers[GRADIENT], rows * classes if WANTED else 0, STORAGE)
-    values = array_at(integers[OUT], rows if EACH else 0, STORAGE)
-    upstream = array_at(integers[UPSTREAM_AT], rows if UPSTREAM else 0, STORAGE)
+    values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
+    upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
     sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
     scale = COMPUTED(floats[GRADIENT_SCALE])
     zero, one = COMPUTED(0.0), COMPUTED(1.0)
@@ -97,7 +101,7 @@ def template(integers, floats, chunk):
         total += value
         if WANTED:
             factor = scale
-            if UPSTREAM:
+            if FROM_ABOVE:
                 factor = scale * widen(upstream[row])
             for c in range(classes):
                 gradient[begin + c] = narrow(factor * pull[c])
@@ -121,50 +125,54 @@ def kernel(
     )
 
 
-def launch(
-    xp: Any,
-    problem: Problem,
-    wanted: tuple[bool, ...],
-    value: str,
-    out: Any,
-    factors: tuple[float, float],
-    upstream: Any = None,
-) -> tuple:
-    """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
-    (labels,) = problem.constants
-    (scores,) = problem.operands
-    shape = tuple(scores.shape)
-    rows, classes = dimensions(shape)
-    (scores,), (row_step,), (class_step,) = chunks.rows(xp, (scores,), rows, classes)
-    gradient = xp.empty(shape, scores) if wanted[0] else None
-    if upstream is not None:
-        upstream = xp.contiguous(upstream)
+def prepare(request: Request) -> Launch | None:
+    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+    rows, classes = dimensions(request.shape)
+    laid = chunks.rows(request.shape, request.strides, rows, classes)
+    if laid is None:
+        return None
+    (row_step,), (class_step,) = laid
     per_chunk = max(1, chunks.CHUNK // max(1, classes))
     pieces = chunks.count(rows, per_chunk)
-    dtype = xp.dtype(scores)
-    common.run(
-        xp,
-        kernel(problem.definition, dtype, wanted[0], value, upstream is not None, class_step == 1),
-        pieces,
-        out,
+    worker = kernel(
+        request.definition,
+        request.dtype,
+        request.wanted[0],
+        request.value,
+        request.upstream is not None,
+        class_step == 1,
+    )
+    scale = 1.0
+    if request.reduction == "mean":
+        scale = 1.0 / rows if rows else math.nan
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(worker, pieces, request, int(request.value == "sum")),
         (
+            OUT,
+            1,
+            pieces,
             rows,
             classes,
             row_step,
             class_step,
-            xp.address(scores),
-            xp.address(labels),
-            address_of(xp, gradient),
-            address_of(xp, upstream),
+            At("operand", 0),
+            At("constant", 0),
+            *common.gradient_places(request),
+            UPSTREAM if request.upstream is not None else 0,
             per_chunk,
             chunks.SEGMENT,
         ),
-        factors,
-        dtype=dtype,
-        summed=value == "sum",
-        work=rows * classes,
+        (scale, scale / max(classes, 1)),
+        rows * classes,
+        **survey(request, rows * classes, -1, classes),
     )
-    return (gradient,)
+
+
+def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
+    """Lay out the gradient from above, one number for each row."""
+    return xp.contiguous(upstream)
 
 
 def dimensions(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -172,15 +180,11 @@ def dimensions(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1] if shape else 1
 
 
-def value_shape(problem: Problem) -> tuple[int, ...]:
+def value_shape(problem: Request | Problem) -> tuple[int, ...]:
     """Shape of the value without a reduction."""
-    return tuple(problem.operands[0].shape)[:-1]
+    return problem.shape[:-1]
 
 
-def scales(problem: Problem) -> tuple[float, float]:
-    """Factors of the sum of the rows' values, and of the derivatives of one row's pairs."""
-    rows, classes = dimensions(tuple(problem.operands[0].shape))
-    scale = 1.0
-    if problem.reduction == "mean":
-        scale = 1.0 / rows if rows else math.nan
-    return scale, scale / max(classes, 1)
+def out_of_range(label: int) -> Exception:
+    """Say that a label names no class, in torch's words."""
+    return RuntimeError("argument #2 'target' is out of range")

@@ -8,24 +8,26 @@ from typing import Any
 import numpy as np
 
 from nbloss.engine import chunks
-from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import array_at, span
-from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import (
-    FIRST_FLOAT,
-    FIRST_INTEGER,
+from nbloss.engine.launch import (
+    FIRST_PARAMETER,
     GRADIENT_SCALE,
     OUT,
-    address_of,
+    PARTIALS,
+    UPSTREAM,
+    At,
+    Launch,
+    Request,
+    ready,
 )
+from nbloss.engine.memory import array_at, span
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 
 # The block of integers, after the common ones. Behind them lie address, outer and inner stride of
 # each operand, and then the addresses of the gradients.
 ROWS, COLUMNS, LENGTH, PER_CHUNK, FIRST_OPERAND = range(FIRST_INTEGER, FIRST_INTEGER + 5)
-# The block of floats, after the common ones.
-FIRST_PARAMETER = FIRST_FLOAT
 
 
 def template(integers, floats, chunk):
@@ -49,7 +51,7 @@ def template(integers, floats, chunk):
         array_at(integers[FIRST_GRADIENT + k], rows * columns if WANTED[k] else 0, STORAGE)
         for k in DERIVATIVES
     )
-    values = array_at(integers[OUT], rows * columns if EACH else 0, STORAGE)
+    values = array_at(integers[VALUE], rows * columns if EACH else 0, STORAGE)
     sums = array_at(integers[PARTIALS], rows * per_row if SUMMED else 0, np.float64)
     parameters = tuple(COMPUTED(floats[FIRST_PARAMETER + k]) for k in PARAMETERS)
     scale = COMPUTED(floats[GRADIENT_SCALE])
@@ -69,7 +71,7 @@ def template(integers, floats, chunk):
             outputs = loss(*numbers[:OPERANDS], *parameters)
             value = outputs[0]
             factor = scale
-            if UPSTREAM:
+            if FROM_ABOVE:
                 factor = scale * numbers[OPERANDS + WEIGHTED]
             if WEIGHTED:
                 value = numbers[OPERANDS] * outputs[0]
@@ -130,84 +132,77 @@ def kernel(
     )
 
 
-def launch(
-    xp: Any,
-    problem: Problem,
-    wanted: tuple[bool, ...],
-    value: str,
-    out: Any,
-    factors: tuple[float, float],
-    upstream: Any = None,
-) -> tuple:
-    """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
-    definition, operands = problem.definition, problem.operands
-    dtype = xp.dtype(operands[0])
-    shape = tuple(operands[0].shape)
-    has_weight = len(operands) > len(definition.operands)
-    groups = 1
-    if definition.mean_over_classes:
-        if value == "each":
-            # A sample's value is a sum, of as many segments as its row has.
-            value, groups = "sum", math.prod(shape[:-1])
-        if upstream is not None:
-            upstream = upstream.reshape((*shape[:-1], 1))
-    if upstream is not None:
-        operands = (*operands, xp.broadcast_to(upstream, shape))
+def prepare(request: Request) -> Launch | None:
+    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+    definition, shape = request.definition, request.shape
+    count = len(request.strides)
+    has_weight = count > len(definition.operands)
+    value, groups = request.value, 1
+    if definition.mean_over_classes and value == "each":
+        # A sample's value is a sum, of as many segments as its row has.
+        value, groups = "sum", math.prod(shape[:-1])
+    strides = request.strides
+    arrays: tuple[At, ...] = tuple(At("operand", k) for k in range(count))
+    if request.upstream is not None:
+        strides, arrays = (*strides, request.upstream), (*arrays, UPSTREAM)
 
     size = math.prod(shape)
     width = size // max(groups, 1)
-    dense = all(xp.is_contiguous(x) for x in operands)
-    laid = None
-    if not dense:
-        laid = chunks.layout(shape, [xp.strides(x) for x in operands])
+    dense = all(chunks.is_contiguous(shape, steps) for steps in strides)
+    if dense:
+        rows, columns, outer, inner = groups, width, (width,) * len(arrays), (1,) * len(arrays)
+    else:
+        laid = chunks.layout(shape, list(strides))
         if laid is None or (groups != 1 and laid[:2] != (groups, width)):
-            operands = tuple(xp.contiguous(x) for x in operands)
-            dense, laid = True, None
-    rows, columns, outer, inner = laid or (
-        groups,
-        width,
-        (width,) * len(operands),
-        (1,) * len(operands),
-    )
+            return None
+        rows, columns, outer, inner = laid
 
     per_row = chunks.count(columns, chunks.SEGMENT)
     per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
     order = _gradient_order(definition, has_weight)
-    gradients = tuple(xp.empty(shape, operands[0]) if wanted[k] else None for k in order)
-    common.run(
-        xp,
-        kernel(
-            definition,
-            dtype,
-            tuple(wanted[k] for k in order),
-            value,
-            has_weight,
-            upstream is not None,
-            dense,
+    places = common.gradient_places(request)
+    worker = kernel(
+        definition,
+        request.dtype,
+        tuple(request.wanted[k] for k in order),
+        value,
+        has_weight,
+        request.upstream is not None,
+        dense,
+    )
+    partials = rows * per_row
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(
+            worker,
+            chunks.count(partials, per_chunk),
+            request,
+            groups if value == "sum" else 0,
+            partials,
         ),
-        chunks.count(rows * per_row, per_chunk),
-        out,
         (
+            OUT,
+            groups,
+            partials // max(groups, 1),
             rows,
             columns,
             chunks.SEGMENT,
             per_chunk,
-            *itertools.chain.from_iterable(
-                zip(map(xp.address, operands), outer, inner, strict=True)
-            ),
-            *(address_of(xp, g) for g in gradients),
+            *itertools.chain.from_iterable(zip(arrays, outer, inner, strict=True)),
+            *(places[k] for k in order),
         ),
-        (*factors, *problem.parameters),
-        dtype=dtype,
-        summed=value == "sum",
-        work=rows * columns,
-        groups=groups,
-        partials=rows * per_row,
+        (*_scales(request), *request.parameters),
+        rows * columns,
     )
-    by_operand: list[Any] = [None] * len(problem.operands)
-    for k, gradient in zip(order, gradients, strict=True):
-        by_operand[k] = gradient
-    return tuple(by_operand)
+
+
+def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
+    """Bring the gradient from above to the shape of the operands."""
+    shape = tuple(problem.operands[0].shape)
+    if problem.definition.mean_over_classes:
+        upstream = upstream.reshape((*shape[:-1], 1))
+    return xp.broadcast_to(upstream, shape)
 
 
 def _gradient_order(definition: Definition, has_weight: bool) -> tuple[int, ...]:
@@ -216,19 +211,18 @@ def _gradient_order(definition: Definition, has_weight: bool) -> tuple[int, ...]
     return (*order, len(definition.operands)) if has_weight else order
 
 
-def value_shape(problem: Problem) -> tuple[int, ...]:
+def value_shape(request: Request | Problem) -> tuple[int, ...]:
     """Shape of the value without a reduction."""
-    shape = tuple(problem.operands[0].shape)
-    return shape[:-1] if problem.definition.mean_over_classes else shape
+    shape = request.shape
+    return shape[:-1] if request.definition.mean_over_classes else shape
 
 
-def scales(problem: Problem) -> tuple[float, float]:
+def _scales(request: Request) -> tuple[float, float]:
     """Factors of the sum of the elements' values and of their derivatives."""
-    shape = tuple(problem.operands[0].shape)
     divisor = 1
-    if problem.reduction == "mean":
-        divisor = math.prod(shape)
-    elif problem.definition.mean_over_classes:
-        divisor = shape[-1]
+    if request.reduction == "mean":
+        divisor = math.prod(request.shape)
+    elif request.definition.mean_over_classes:
+        divisor = request.shape[-1]
     scale = 1.0 / divisor if divisor else math.nan
     return scale, scale

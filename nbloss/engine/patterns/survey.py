@@ -1,41 +1,50 @@
 """A first walk over index targets, which tells whether all are in range, and what they weigh.
 
-No kernel touches memory at a target's index before this walk has passed it. It also gives the sum
-of the weights that a weighted mean divides by, which has to be known before the first gradient.
+No kernel touches memory at a target's index before this walk has passed it; the driver stops at the
+first that is out of range. The walk also gives the sum of the weights that a weighted mean divides
+by, which has to be known before the first gradient.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, driver
-from nbloss.engine.driver import PARTIALS
+from nbloss.engine import chunks, compiler, launch
+from nbloss.engine.launch import (
+    ABOVE,
+    FIRST_BAD,
+    GRADIENT_SCALE,
+    IGNORED,
+    LABEL_WEIGHTS,
+    LABELS,
+    LOWEST,
+    MEAN,
+    PARTIALS,
+    PER_PIECE,
+    PIECES,
+    SURVEYED,
+    VALUE_SCALE,
+    At,
+    Stage,
+)
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import STORED, WIDEN, array_at
 
-RESULT, PIECES, TARGETS, COUNT, LOWEST, CLASSES, IGNORED, WEIGHTS, PER_CHUNK = range(9)
-
-
-class Survey(NamedTuple):
-    """What the walk found."""
-
-    weight: Any  # sum of the weights of all targets that are not ignored, a number
-    first_bad: int  # place of the first target out of range, or -1
-
 
 def template(integers, floats, chunk):
-    count, lowest, classes = integers[COUNT], integers[LOWEST], integers[CLASSES]
-    targets = array_at(integers[TARGETS], count, np.int64)
-    weights = array_at(integers[WEIGHTS], classes if WEIGHTED else 0, STORAGE)
+    count, lowest, above = integers[SURVEYED], integers[LOWEST], integers[ABOVE]
+    size = integers[PER_PIECE]
+    labels = array_at(integers[LABELS], count, np.int64)
+    weights = array_at(integers[LABEL_WEIGHTS], above if WEIGHTED else 0, STORAGE)
     found = array_at(integers[PARTIALS], 2 * integers[PIECES], np.float64)
     total = 0.0
     bad = -1
-    for i in range(chunk * integers[PER_CHUNK], min(count, (chunk + 1) * integers[PER_CHUNK])):
-        label = targets[i]
+    for i in range(chunk * size, min(count, (chunk + 1) * size)):
+        label = labels[i]
         if IGNORES and label == integers[IGNORED]:
             continue
-        if label < lowest or label >= classes:
+        if label < lowest or label >= above:
             if bad < 0:
                 bad = i
         elif WEIGHTED:
@@ -50,15 +59,15 @@ def gather(integers, floats, chunk):
     """Bring the chunks' findings together."""
     pieces = integers[PIECES]
     found = array_at(integers[PARTIALS], 2 * pieces, np.float64)
-    result = array_at(integers[RESULT], 2, np.float64)
     total = 0.0
-    bad = -1.0
     for i in range(pieces):
         total += found[2 * i]
-        if bad < 0.0 and found[2 * i + 1] >= 0.0:
-            bad = found[2 * i + 1]
-    result[0] = total
-    result[1] = bad
+        if integers[FIRST_BAD] < 0 and found[2 * i + 1] >= 0.0:
+            integers[FIRST_BAD] = np.int64(found[2 * i + 1])
+    if integers[MEAN] > 0:
+        factor = 1.0 / total if total != 0.0 else np.nan
+        floats[VALUE_SCALE] *= factor
+        floats[GRADIENT_SCALE] *= factor
 
 
 @functools.cache
@@ -77,42 +86,50 @@ def kernels(dtype: str, weighted: bool, ignores: bool) -> tuple[Any, Any]:
 
 
 def survey(
-    xp: Any,
-    target: Any,
+    request: launch.Request,
+    count: int,
     lowest: int,
-    classes: int,
+    above: int,
     ignored: int | None = None,
-    weight: Any = None,
-) -> Survey:
-    """Walk over contiguous int64 targets.
+    weighted: bool = False,
+    mean: bool = False,
+) -> dict[str, Any]:
+    """Prepare a walk over the first of a problem's constants, contiguous labels.
 
     Parameters
     ----------
-    xp : module
-    target : array of int64, contiguous
-    lowest, classes : int
+    request : Request
+    count : int
+        How many labels there are.
+    lowest, above : int
         The labels that are in range: at least the first, less than the second.
     ignored : int, optional
         A label that counts for nothing, in range or not.
-    weight : array, optional
-        The weight of each class, contiguous; one each by default.
+    weighted : bool, optional
+        Whether the second constant holds a weight for each label; otherwise each weighs 1.
+    mean : bool, optional
+        Whether to divide the value and the gradients by the sum of the weights.
+
+    Returns
+    -------
+    dict
+        What :func:`nbloss.engine.launch.ready` takes.
     """
-    count = xp.size(target)
-    pieces = chunks.count(count, chunks.CHUNK)
-    result = np.empty(2)
+    pieces = max(1, chunks.count(count, chunks.CHUNK))
     walk, gathering = kernels(
-        "float64" if weight is None else xp.dtype(weight), weight is not None, ignored is not None
+        request.dtype if weighted else "float64", weighted, ignored is not None
     )
-    integers = (
-        result.__array_interface__["data"][0],
-        pieces,
-        xp.address(target),
-        count,
-        lowest,
-        classes,
-        ignored or 0,
-        0 if weight is None else xp.address(weight),
-        chunks.CHUNK,
-    )
-    driver.run(walk, pieces, integers, (), gathering, 1, 2 * pieces, count, xp.threads())
-    return Survey(float(result[0]), int(result[1]))
+    return {
+        "survey": Stage(walk, pieces, gathering, 1, 2 * pieces),
+        "survey_integers": (
+            count,
+            pieces,
+            lowest,
+            above,
+            ignored or 0,
+            chunks.CHUNK,
+            At("constant", 0),
+            At("constant", 1) if weighted else 0,
+            mean,
+        ),
+    }

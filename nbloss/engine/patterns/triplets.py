@@ -13,17 +13,20 @@ import numpy as np
 
 from nbloss.engine import chunks
 from nbloss.engine import scalars as scalar_math
-from nbloss.engine.driver import PARTIALS
-from nbloss.engine.memory import array_at, span
-from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import (
-    FIRST_FLOAT,
-    FIRST_INTEGER,
+from nbloss.engine.launch import (
+    FIRST_PARAMETER,
     GRADIENT_SCALE,
     OUT,
-    PER_GROUP,
-    address_of,
+    PARTIALS,
+    UPSTREAM,
+    At,
+    Launch,
+    Request,
+    ready,
 )
+from nbloss.engine.memory import array_at, span
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.engine.registry import Definition
 
@@ -42,7 +45,7 @@ from nbloss.engine.registry import Definition
 ) = range(FIRST_INTEGER, FIRST_INTEGER + 9)
 FIRST_GRADIENT = FIRST_OPERAND + 9
 # The block of floats, after the common ones: the margin, and then the distance's parameters.
-MARGIN, FIRST_PARAMETER = FIRST_FLOAT, FIRST_FLOAT + 1
+MARGIN, FIRST_OF_DISTANCE = FIRST_PARAMETER, FIRST_PARAMETER + 1
 
 
 def terms_at(x, x_at, y, y_at, parameters):
@@ -118,14 +121,14 @@ def template(integers, floats, chunk):
         array_at(integers[FIRST_GRADIENT + k], rows * columns if WANTED[k] else 0, STORAGE)
         for k in THREE
     )
-    values = array_at(integers[OUT], rows if EACH else 0, STORAGE)
+    values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
     sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
-    upstream = array_at(integers[UPSTREAM_AT], rows if UPSTREAM else 0, STORAGE)
+    upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
     near_columns = integers[NEAR_COLUMNS] if RAGGED else columns
     far_columns = integers[FAR_COLUMNS] if RAGGED else columns
     swap_columns = integers[SWAP_COLUMNS] if RAGGED else columns
     margin = COMPUTED(floats[MARGIN])
-    parameters = tuple(COMPUTED(floats[FIRST_PARAMETER + k]) for k in PARAMETERS)
+    parameters = tuple(COMPUTED(floats[FIRST_OF_DISTANCE + k]) for k in PARAMETERS)
     scale = COMPUTED(floats[GRADIENT_SCALE])
     anchor, positive, negative = arrays
 
@@ -155,7 +158,7 @@ def template(integers, floats, chunk):
         total += value
         if ANY_WANTED:
             factor = scale
-            if UPSTREAM:
+            if FROM_ABOVE:
                 factor = scale * widen(upstream[row])
             begin = row * columns
             # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
@@ -250,81 +253,64 @@ def kernel(
     )
 
 
-def launch(
-    xp: Any,
-    problem: Problem,
-    wanted: tuple[bool, ...],
-    value: str,
-    out: Any,
-    factors: tuple[float, float],
-    upstream: Any = None,
-) -> tuple:
-    """Lay the memory out and run the kernel; see :mod:`nbloss.engine.evaluate`."""
-    options: TripletOptions = problem.options
-    distance = options.distance
-    operands = problem.operands
-    dtype = xp.dtype(operands[0])
-    shape = tuple(operands[0].shape)
+def prepare(request: Request) -> Launch | None:
+    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+    options: TripletOptions = request.options
+    distance, shape = options.distance, request.shape
     rows, columns = math.prod(shape[:-1]), shape[-1]
-    laid = chunks.rows(xp, operands, rows, columns)
-    operands, outer, inner = laid
-    dense = all(step == 1 for step in inner)
+    laid = chunks.rows(shape, request.strides, rows, columns)
+    if laid is None:
+        return None
+    outer, inner = laid
     per_chunk = max(1, chunks.CHUNK // max(1, columns))
     pieces = chunks.count(rows, per_chunk)
-    gradients = tuple(
-        xp.empty(shape, x) if w else None for x, w in zip(operands, wanted, strict=True)
+    worker = kernel(
+        request.definition,
+        options.nearer,
+        distance.formula,
+        distance.finish,
+        distance.reduce,
+        distance.sums,
+        len(distance.parameters),
+        options.swap,
+        any(count != columns for count in options.columns),
+        request.dtype,
+        request.wanted,
+        request.value,
+        request.upstream is not None,
+        all(step == 1 for step in inner),
     )
-    if upstream is not None:
-        upstream = xp.contiguous(upstream)
-    common.run(
-        xp,
-        kernel(
-            problem.definition,
-            options.nearer,
-            distance.formula,
-            distance.finish,
-            distance.reduce,
-            distance.sums,
-            len(distance.parameters),
-            options.swap,
-            any(count != columns for count in options.columns),
-            dtype,
-            wanted,
-            value,
-            upstream is not None,
-            dense,
-        ),
-        pieces,
-        out,
+    scale = 1.0
+    if request.reduction == "mean":
+        scale = 1.0 / rows if rows else math.nan
+    operands = (At("operand", k) for k in range(3))
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(worker, pieces, request, int(request.value == "sum")),
         (
+            OUT,
+            1,
+            pieces,
             rows,
             columns,
             chunks.SEGMENT,
             per_chunk,
-            address_of(xp, upstream),
+            UPSTREAM if request.upstream is not None else 0,
             *options.columns,
-            *itertools.chain.from_iterable(
-                zip(map(xp.address, operands), outer, inner, strict=True)
-            ),
-            *(address_of(xp, g) for g in gradients),
+            *itertools.chain.from_iterable(zip(operands, outer, inner, strict=True)),
+            *common.gradient_places(request),
         ),
-        (*factors, *problem.parameters, *distance.parameters.values()),
-        dtype=dtype,
-        summed=value == "sum",
-        work=3 * rows * columns,
+        (scale, scale, *request.parameters, *distance.parameters.values()),
+        3 * rows * columns,
     )
-    return gradients
 
 
-def value_shape(problem: Problem) -> tuple[int, ...]:
+def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
+    """Lay out the gradient from above, one number for each row."""
+    return xp.contiguous(upstream)
+
+
+def value_shape(problem: Request | Problem) -> tuple[int, ...]:
     """Shape of the value without a reduction."""
-    return tuple(problem.operands[0].shape)[:-1]
-
-
-def scales(problem: Problem) -> tuple[float, float]:
-    """Factors of the sum of the rows' values and of their derivatives."""
-    scale = 1.0
-    if problem.reduction == "mean":
-        rows = math.prod(value_shape(problem))
-        scale = 1.0 / rows if rows else math.nan
-    return scale, scale
+    return problem.shape[:-1]

@@ -1,0 +1,210 @@
+"""The losses as operators of ``torch.library``, for whoever watches operations.
+
+``torch.compile``, ``torch.export`` and the modes of the dispatcher see ``nbloss::huber_loss`` as one
+step of a graph, with a stand-in that tells the shape of its value and an operator of its own for the
+gradients. The signatures come from those of the public functions.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor as StandIn
+
+from nbloss import functional
+from nbloss.bridge import composite, originals
+from nbloss.bridge import torch as tensors_bridge
+from nbloss.bridge.refusal import Unserved
+from nbloss.engine.distance import NAMED, Distance
+from nbloss.engine.evaluate import PATTERNS, backward
+from nbloss.engine.problem import Problem
+from nbloss.engine.registry import LOSSES
+
+library = torch.library.Library("nbloss", "DEF")
+tensors_bridge.PLAIN.add(StandIn)
+
+# Each loss's arguments in their order, and those of them that are tensors.
+PARAMETERS = {
+    name: tuple(inspect.signature(getattr(functional, name)).parameters) for name in LOSSES
+}
+TENSORS: dict[str, tuple[str, ...]] = {}
+OPERATORS: dict[str, Any] = {}
+# Their weights of classes have no gradient in nbloss; torch says so in its own words.
+WEIGHED_CLASSES = ("cross_entropy", "nll_loss")
+
+
+def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
+    """Put the operator of a loss into whatever graph is in the making."""
+    name = function.__name__
+    given = {**dict(zip(PARAMETERS[name], arguments, strict=False)), **named}
+    served = len(given) == len(arguments) + len(named) and takes(name, given)
+    if not served or torch._C._functorch.maybe_current_level() is not None:
+        return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
+    distance = given.pop("distance_function", None)
+    if distance is not None:
+        given["distance_function"] = distance.key
+    if name in tensors_bridge.AUTOCAST_TO_FLOAT32 and torch.is_autocast_enabled("cpu"):
+        for word in TENSORS[name]:
+            x = given.get(word)
+            if x is not None and x.dtype in tensors_bridge.HALF:
+                given[word] = x.float()
+    return OPERATORS[name](**given)
+
+
+REFUSAL = "{}(): under a compiler or a mode of torch nbloss takes dense tensors on the CPU alone"
+
+
+def takes(name: str, given: dict[str, Any]) -> bool:
+    """Whether there is a kernel for the tensors of a call."""
+    first = None
+    for word in TENSORS[name]:
+        x = given.get(word)
+        if x is None:
+            continue
+        if not isinstance(x, Tensor) or x.layout != torch.strided or x.device.type != "cpu":
+            return False
+        if first is None:
+            first = x.dtype
+            if first not in tensors_bridge.FLOATS:
+                return False
+        if x.dtype != first and x.dtype not in tensors_bridge.INTEGERS and x.dtype != torch.uint8:
+            return False
+        if word == "weight" and name in WEIGHED_CLASSES and x.requires_grad:
+            return False
+    distance = given.get("distance_function")
+    return distance is None or isinstance(distance, Distance)
+
+
+# --- how an operator is made ----------------------------------------------------------------------
+
+
+def schema(name: str) -> str:
+    """Write the arguments of a function in torch's language."""
+    types = {bool: "bool", int: "int", float: "float", str: "str", bool | None: "bool?"}
+    words = []
+    for word, parameter in inspect.signature(getattr(functional, name)).parameters.items():
+        annotation, default = parameter.annotation, parameter.default
+        if default is parameter.empty:
+            words.append(f"Tensor {word}")
+        elif word == "distance_function":
+            words.append(f'str {word}=""')
+        elif annotation is Any:
+            words.append(f"Tensor? {word}=None")
+        else:
+            kind = types.get(annotation) or types[type(default)]
+            written = f'"{default}"' if isinstance(default, str) else str(default)
+            words.append(f"{kind} {word}={written}")
+    return ", ".join(words)
+
+
+def problem_of(name: str, given: tuple) -> Problem:
+    """Check the arguments of an operator, which come in their order."""
+    return getattr(functional, name).build(tensors_bridge, **readable(name, given))
+
+
+def readable(name: str, given: tuple) -> dict[str, Any]:
+    """Give the arguments of the function that the operator stands for."""
+    named = dict(zip(PARAMETERS[name], given, strict=True))
+    if "distance_function" in named:
+        key = named["distance_function"]
+        if key and key not in NAMED:
+            raise KeyError(
+                f"there is no distance {key}: import the module that defines it before a program "
+                "that uses it is run"
+            )
+        named["distance_function"] = NAMED[key] if key else None
+    return named
+
+
+def define(name: str) -> None:
+    """Make the operators of a loss: its value, and its gradients."""
+    arguments = schema(name)
+    words = PARAMETERS[name]
+    TENSORS[name] = tuple(
+        word for word, kind in zip(words, arguments.split(", "), strict=True) if "Tensor" in kind
+    )
+    is_tensor = tuple(word in TENSORS[name] for word in words)
+    tags = (torch.Tag.pt2_compliant_tag,)
+    slopes = f"{name}_backward"
+    library.define(f"{name}({arguments}) -> Tensor", tags=tags)
+    library.define(f"{slopes}(Tensor upstream, bool[] wanted, {arguments}) -> Tensor[]", tags=tags)
+    operator: Any = getattr(torch.ops.nbloss, name).default
+    slopes_operator: Any = getattr(torch.ops.nbloss, slopes).default
+    OPERATORS[name] = operator
+
+    def value(*given: Any) -> Tensor:
+        return getattr(functional, name)(**readable(name, given))
+
+    def value_stand_in(*given: Any) -> Tensor:
+        try:
+            problem = problem_of(name, given)
+        except Unserved as refusal:
+            return originals.unserved(name, refusal.error, (), readable(name, given))
+        shape: tuple = ()
+        if problem.reduction == "none":
+            shape = PATTERNS[problem.definition.pattern].value_shape(problem)
+        return problem.operands[0].new_empty(shape)
+
+    def gradients(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
+        problem = problem_of(name, given)
+        by_operand = in_order(problem, wanted)
+        scale = upstream if problem.reduction == "none" else upstream.item()
+        found = backward(tensors_bridge, problem, scale, by_operand)
+        return as_given(name, problem, found, given)
+
+    def gradients_stand_in(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
+        return [
+            x.new_empty(x.shape) for x, want in zip(operands(given), wanted, strict=True) if want
+        ]
+
+    def operands(given: tuple) -> list[Any]:
+        return [x for x, tensor in zip(given, is_tensor, strict=True) if tensor]
+
+    def in_order(problem: Problem, wanted: list[bool]) -> tuple[bool, ...]:
+        chosen = dict(zip(TENSORS[name], wanted, strict=True))
+        return tuple(chosen[word] for word in problem.names)
+
+    def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*operands(inputs))
+        ctx.others = tuple(
+            None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=True)
+        )
+
+    def back(ctx: Any, upstream: Tensor) -> tuple:
+        saved = iter(ctx.saved_tensors)
+        given = tuple(
+            next(saved) if tensor else x for x, tensor in zip(ctx.others, is_tensor, strict=True)
+        )
+        wanted = operands(ctx.needs_input_grad)
+        if torch.is_grad_enabled():
+            # The gradient is differentiated once more.
+            problem = problem_of(name, given)
+            slopes = composite.gradients(problem, upstream, in_order(problem, wanted))
+            found = iter(as_given(name, problem, slopes, given))
+        else:
+            found = iter(slopes_operator(upstream, wanted, *given))
+        return tuple(next(found) if want else None for want in ctx.needs_input_grad)
+
+    library.impl(name, value, "CPU")
+    library.impl(slopes, gradients, "CPU")
+    torch.library.register_fake(f"nbloss::{name}", value_stand_in, lib=library)
+    torch.library.register_fake(f"nbloss::{slopes}", gradients_stand_in, lib=library)
+    torch.library.register_autograd(f"nbloss::{name}", back, setup_context=keep, lib=library)
+
+
+def as_given(name: str, problem: Problem, gradients: tuple, given: tuple) -> list[Tensor]:
+    """Bring gradients to the shapes and types of the arguments, in their order."""
+    arguments = dict(zip(PARAMETERS[name], given, strict=True))
+    by_name = dict(zip(problem.names, gradients, strict=True))
+    found = []
+    for word in TENSORS[name]:
+        gradient = by_name.get(word)
+        if gradient is not None:
+            x = arguments[word]
+            found.append(gradient.sum_to_size(x.shape).to(x.dtype))
+    return found
+
+
+for _name in LOSSES:
+    define(_name)

@@ -1,0 +1,22 @@
+"""torch's own functions, for what has no kernel here."""
+
+from typing import Any
+
+import torch
+
+from nbloss.engine.registry import LOSSES
+
+# As they are before anybody puts others in their place.
+ORIGINALS = {
+    name: getattr(torch.nn.functional, name)
+    for name in LOSSES
+    if hasattr(torch.nn.functional, name)
+}
+
+
+def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
+    """Ask torch itself; where it has no such function, raise the error."""
+    original = ORIGINALS.get(name)
+    if original is None:
+        raise error from None
+    return original(*arguments, **named)

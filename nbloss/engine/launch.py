@@ -1,0 +1,212 @@
+"""A kernel that is ready to run, but for the memory.
+
+Most calls of a loss are like one before: the same shapes, types and options, and only the numbers
+are others. What the engine decides on such a call (which kernel, how the work is cut, how memory is
+walked) is decided once, and kept as a :class:`Launch`; each call only fills in its addresses.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+INTEGERS = 64  # length of a kernel's block of integers
+FLOATS = 8  # length of its block of floats
+
+# The last integers of a block. SURVEYED to PER_PIECE are for the survey of labels.
+(
+    SURVEYED,
+    PIECES,
+    LOWEST,
+    ABOVE,
+    IGNORED,
+    PER_PIECE,
+    LABELS,
+    LABEL_WEIGHTS,
+    MEAN,
+    FIRST_BAD,
+    PARTIALS,
+) = range(INTEGERS - 11, INTEGERS)
+LAST_INTEGER = SURVEYED
+
+# The first floats of a block: factors of the sum of the values, and of the derivatives.
+VALUE_SCALE, GRADIENT_SCALE, FIRST_PARAMETER = range(3)
+
+# The record that a driver reads: the stages, where in the block which address belongs, and both
+# blocks.
+WALK, WALKS, GATHER, WORKER, WORKS, COMBINER, COMBINATIONS, SUMS, SLOTS, FIRST_SLOT = range(10)
+MOST_SLOTS = 20
+FIRST_INTEGER = FIRST_SLOT + 2 * MOST_SLOTS
+FIRST_FLOAT = FIRST_INTEGER + INTEGERS
+RECORD = FIRST_FLOAT + FLOATS
+# Addresses are handed over in multiples of this, so that few drivers are compiled.
+ROUND = 4
+
+
+class At(NamedTuple):
+    """Stands among the integers of a kernel for the address of an array."""
+
+    group: str
+    index: int = 0
+
+
+OUT, UPSTREAM = At("out"), At("upstream")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a kernel is asked for: a problem without its memory.
+
+    Attributes
+    ----------
+    definition, parameters, reduction, options
+        As in :class:`~nbloss.engine.problem.Problem`.
+    dtype : str
+        Type of the operands and results.
+    shape : tuple of int
+        Shape of the operands.
+    strides : tuple of tuple of int
+        Steps through each operand, in elements.
+    constants : tuple of bool
+        Which of the constants there are.
+    wanted : tuple of bool
+        The operands whose gradients are stored.
+    value : {"each", "sum", ""}
+        Whether values are stored one by one, summed, or not needed.
+    upstream : tuple of int or None
+        Steps through the gradient from above, if there is one for each value.
+    """
+
+    definition: Any
+    parameters: tuple[float, ...]
+    reduction: str
+    options: Any
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    constants: tuple[bool, ...]
+    wanted: tuple[bool, ...]
+    value: str
+    upstream: tuple[int, ...] | None
+
+
+class Stage(NamedTuple):
+    """What runs in parallel, and then what brings the results together."""
+
+    worker: Any = 0
+    pieces: int = 0
+    combiner: Any = 0
+    combinations: int = 0
+    partials: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Launch:
+    """A kernel with all that it needs but addresses.
+
+    Attributes
+    ----------
+    pattern : str
+        Name of the module that has the kernel.
+    record : array of int64
+        What the compiled drivers read; see the names of its places in this module.
+    address : int
+        Where the record lies.
+    survey, main : Stage
+        The stages once more, for the driver that is plain Python.
+    wanted : tuple of bool
+    value_shape : tuple of int or None
+        Shape of the value; None if there is none.
+    padding : tuple of int
+        What to append to the addresses.
+    parallel : bool
+        Whether there is enough to do for threads.
+    """
+
+    pattern: str
+    record: np.ndarray
+    address: int
+    survey: Stage
+    main: Stage
+    wanted: tuple[bool, ...]
+    value_shape: tuple[int, ...] | None
+    padding: tuple[int, ...]
+    parallel: bool
+
+
+# Entering a parallel region costs 2 to 4 microseconds, and waking the threads more.
+PARALLEL_FROM = 1 << 15
+
+
+def ready(
+    request: Request,
+    value_shape: tuple[int, ...],
+    main: Stage,
+    integers: tuple[Any, ...],
+    floats: tuple[float, ...],
+    work: int,
+    survey: Stage = Stage(),
+    survey_integers: tuple[Any, ...] = (),
+) -> Launch:
+    """Put a launch together.
+
+    Parameters
+    ----------
+    request : Request
+    value_shape : tuple of int
+        Shape of the value without a reduction.
+    main, survey : Stage
+    integers, floats : tuple
+        The blocks that all workers and combiners see; `At` stands for an address.
+    work : int
+        How many elements there are.
+    survey_integers : tuple, optional
+        What lies from ``SURVEYED`` on.
+    """
+    if len(integers) > LAST_INTEGER or len(floats) > FLOATS:
+        raise ValueError(
+            f"a kernel takes at most {LAST_INTEGER} integers and {FLOATS} floats, "
+            f"got {len(integers)} and {len(floats)}: the loss has too many operands or parameters"
+        )
+    order = [
+        OUT,
+        UPSTREAM,
+        *(At("operand", k) for k in range(len(request.strides))),
+        *(At("constant", k) for k in range(len(request.constants))),
+        *(At("gradient", k) for k in range(len(request.wanted))),
+    ]
+    rounded = -(-len(order) // ROUND) * ROUND
+    block: list[Any] = [0] * INTEGERS
+    block[: len(integers)] = integers
+    block[SURVEYED : SURVEYED + len(survey_integers)] = survey_integers
+    block[FIRST_BAD] = -1
+    slots = [
+        number
+        for place, at in enumerate(block)
+        if isinstance(at, At)
+        for number in (place, order.index(at))
+    ]
+    if len(slots) > 2 * MOST_SLOTS:
+        raise ValueError(f"a kernel takes at most {MOST_SLOTS} arrays, got {len(slots) // 2}")
+    record = np.zeros(RECORD, np.int64)
+    addresses = (survey.worker, survey.combiner, main.worker, main.combiner)
+    if all(isinstance(x, int) for x in addresses):
+        record[[WALK, GATHER, WORKER, COMBINER]] = addresses
+    record[[WALKS, WORKS, COMBINATIONS]] = survey.pieces, main.pieces, main.combinations
+    record[SUMS] = max(survey.partials, main.partials)
+    record[SLOTS] = len(slots) // 2
+    record[FIRST_SLOT : FIRST_SLOT + len(slots)] = slots
+    record[FIRST_INTEGER:FIRST_FLOAT] = [0 if isinstance(x, At) else x for x in block]
+    record[FIRST_FLOAT:].view(np.float64)[: len(floats)] = floats
+    shapes = {"sum": (), "each": value_shape, "": None}
+    return Launch(
+        request.definition.pattern,
+        record,
+        record.ctypes.data,
+        survey,
+        main,
+        request.wanted,
+        shapes[request.value],
+        (0,) * (rounded - len(order)),
+        work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
+    )
