@@ -137,7 +137,7 @@ def calls(dtypes: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
     import numpy as np
 
     from nbloss import functional, gradients
-    from nbloss.engine.driver import PARALLEL_FROM
+    from nbloss.engine.launch import PARALLEL_FROM
     from nbloss.engine.registry import LOSSES
 
     classes = 16

@@ -17,15 +17,16 @@ from nbloss.engine import evaluate
 def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill what the bridges allocate with NaN, so that a place that nobody wrote to shows."""
     for bridge in (numpy_bridge, torch_bridge):
-        make = bridge.empty
+        for name in ("empty", "empty_like"):
+            make = getattr(bridge, name)
 
-        @functools.wraps(make)
-        def empty(shape, like, make=make):
-            made = make(shape, like)
-            made[...] = float("nan")
-            return made
+            @functools.wraps(make)
+            def empty(*arguments, make=make):
+                made = make(*arguments)
+                made[...] = float("nan")
+                return made
 
-        monkeypatch.setattr(bridge, "empty", empty)
+            monkeypatch.setattr(bridge, name, empty)
     yield
 
 

@@ -5,12 +5,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from nbloss.bridge import composite
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.engine.evaluate import backward, forward, run
+from nbloss.engine.evaluate import backward, first_pass, fitted, run
 from nbloss.engine.launch import Launch
-from nbloss.engine.problem import Problem
+from nbloss.engine.problem import Problem, present
+
+_grad_enabled = torch.is_grad_enabled
+_transforms = torch._C._functorch.maybe_current_level
+_is_batch = torch._C._functorch.is_legacy_batchedtensor
 
 
 class Kind(NamedTuple):
@@ -19,27 +24,51 @@ class Kind(NamedTuple):
     Attributes
     ----------
     problem : Problem
-        Without its arrays.
     operands : int
-        How many of the tensors are operands; the rest are the constants.
+        How many of the tensors are operands; the rest are the constants that there are.
     wanted : tuple of bool
-        The operands whose gradients are wanted.
+        The operands whose gradients are wanted; empty if none is.
     early : tuple of bool
         The operands whose gradients are made together with the value.
     launch : Launch or None
-        What gives the value, if the tensors can be read as they lie.
+        What gives the value; None if the tensors may not lie as it takes them.
+    keeps : bool
+        Whether any is, and is to be kept for the way back.
+    constants : tuple of bool
+        Which constants there are.
+    nothing : tuple of None
+        The gradients of these constants.
     """
 
     problem: Problem
     operands: int
     wanted: tuple[bool, ...]
     early: tuple[bool, ...]
-    launch: Launch | None
+    launch: Launch | None = None
+    keeps: bool = False
+    constants: tuple[bool, ...] = ()
+    nothing: tuple[None, ...] = ()
+
+    def bare(self, launch: Launch | None = None) -> "Kind":
+        """Let go of the arrays."""
+        constants = self.problem.constants
+        return self._replace(
+            problem=replace(self.problem, operands=(), constants=()),
+            launch=launch,
+            keeps=any(self.early) and self.problem.reduction != "none",
+            constants=tuple(x is not None for x in constants),
+            nothing=(None,) * len(present(constants)),
+        )
 
     def filled(self, tensors: tuple) -> Problem:
         """Give the problem that has these tensors."""
         count = self.operands
-        return replace(self.problem, operands=tensors[:count], constants=tensors[count:])
+        constants = iter(tensors[count:])
+        return replace(
+            self.problem,
+            operands=tuple(tensors[:count]),
+            constants=tuple(next(constants) if there else None for there in self.constants),
+        )
 
 
 class LossFunction(torch.autograd.Function):
@@ -47,13 +76,14 @@ class LossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kind: Kind, *tensors: Tensor) -> Tensor:
-        if kind.launch is None:
-            value, gradients = forward(tensors_bridge, kind.filled(tensors), kind.early)
-        else:
-            count = kind.operands
-            value, gradients = run(tensors_bridge, kind.launch, tensors[:count], tensors[count:])
+        launch, arrays = kind.launch, tensors
+        if launch is None:
+            problem = kind.filled(tensors)
+            launch, operands, _ = fitted(tensors_bridge, problem, *first_pass(problem, kind.early))
+            arrays = (*operands, *tensors[kind.operands :])
+        value, gradients = run(tensors_bridge, launch, arrays)
         ctx.kind = kind
-        ctx.gradients = gradients if kind.problem.reduction != "none" and any(kind.early) else None
+        ctx.gradients = gradients if kind.keeps else None
         ctx.save_for_backward(*tensors)
         return value
 
@@ -61,10 +91,16 @@ class LossFunction(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple:
         tensors = ctx.saved_tensors  # also says whether an operand was changed in between
         kind = ctx.kind
-        # With create_graph=True the gradient has to have a graph, too; under vmap it is a batch.
-        if torch.is_grad_enabled() or composite.transforming(upstream):
-            gradients = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
-            return (None, *gradients, *kind.problem.constants)
+        # With create_graph=True the gradient has to have a graph, too; it may be differentiated
+        # forward, or for a batch, which is what `is_grads_batched=True` hands over.
+        if (
+            _grad_enabled()
+            or _transforms() is not None
+            or forward_ad._current_level >= 0
+            or _is_batch(upstream)
+        ):
+            again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
+            return (None, *again, *kind.nothing)
         # What forward made is handed over once. Whoever comes again gets it computed again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
@@ -77,9 +113,9 @@ class LossFunction(torch.autograd.Function):
                 for gradient in gradients:
                     if gradient is not None:
                         gradient.mul_(scale)
-        return (None, *gradients, *kind.problem.constants)
+        return (None, *gradients, *kind.nothing)
 
 
 # torch's `Function.apply` looks for transforms once more, and for leftovers of them.
 # `nbloss.bridge.routes` has excluded both.
-apply = super(torch.autograd.Function, LossFunction).apply
+apply: Any = super(torch.autograd.Function, LossFunction).apply

@@ -231,18 +231,6 @@ PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplet
 # --- for the bridge -------------------------------------------------------------------------------
 
 
-def transforming(upstream: Tensor) -> bool:
-    """Whether a gradient is differentiated forward, or for a batch, and torch has to see all steps.
-
-    A batch is what `is_grads_batched=True` hands to a backward.
-    """
-    return (
-        torch._C._functorch.maybe_current_level() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._functorch.is_legacy_batchedtensor(upstream)
-    )
-
-
 def evaluate(problem: Problem) -> Tensor:
     """Give the loss by operations of torch; half types are computed in float32."""
     dtype = problem.operands[0].dtype

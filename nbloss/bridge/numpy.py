@@ -46,6 +46,14 @@ def empty(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
     return np.empty(shape, like.dtype)
 
 
+NUMBERS = {name: np.empty((), name) for name in FLOATS}
+
+
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """Make room for as much again, contiguous whether x is or not."""
+    return np.empty(x.shape, x.dtype)
+
+
 def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(x, shape) if x.shape != shape else x
 

@@ -1,16 +1,17 @@
 """The losses as operators of ``torch.library``, for whoever watches operations.
 
-``torch.compile``, ``torch.export`` and the modes of the dispatcher see ``nbloss::huber_loss`` as one
-step of a graph, with a stand-in that tells the shape of its value and an operator of its own for the
-gradients. The signatures come from those of the public functions.
+``torch.compile``, ``torch.export`` and the modes of the dispatcher see ``nbloss::huber_loss`` as
+one step of a graph, with a stand-in that tells the shape of its value and an operator of its own
+for the gradients. The signatures come from those of the public functions.
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor as StandIn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from nbloss import functional
 from nbloss.bridge import composite, originals
@@ -21,8 +22,8 @@ from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import LOSSES
 
-library = torch.library.Library("nbloss", "DEF")
-tensors_bridge.PLAIN.add(StandIn)
+library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
+tensors_bridge.PLAIN.add(FakeTensor)
 
 # Each loss's arguments in their order, and those of them that are tensors.
 PARAMETERS = {
@@ -105,7 +106,7 @@ def problem_of(name: str, given: tuple) -> Problem:
 
 def readable(name: str, given: tuple) -> dict[str, Any]:
     """Give the arguments of the function that the operator stands for."""
-    named = dict(zip(PARAMETERS[name], given, strict=True))
+    named = dict(zip(PARAMETERS[name], given, strict=False))  # defaults at the end are left out
     if "distance_function" in named:
         key = named["distance_function"]
         if key and key not in NAMED:
@@ -155,26 +156,26 @@ def define(name: str) -> None:
 
     def gradients_stand_in(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
         return [
-            x.new_empty(x.shape) for x, want in zip(operands(given), wanted, strict=True) if want
+            x.new_empty(x.shape) for x, want in zip(operands(given), wanted, strict=False) if want
         ]
 
     def operands(given: tuple) -> list[Any]:
-        return [x for x, tensor in zip(given, is_tensor, strict=True) if tensor]
+        return [x for x, tensor in zip(given, is_tensor, strict=False) if tensor]
 
     def in_order(problem: Problem, wanted: list[bool]) -> tuple[bool, ...]:
-        chosen = dict(zip(TENSORS[name], wanted, strict=True))
+        chosen = dict(zip(TENSORS[name], wanted, strict=False))
         return tuple(chosen[word] for word in problem.names)
 
     def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*operands(inputs))
         ctx.others = tuple(
-            None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=True)
+            None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=False)
         )
 
     def back(ctx: Any, upstream: Tensor) -> tuple:
         saved = iter(ctx.saved_tensors)
         given = tuple(
-            next(saved) if tensor else x for x, tensor in zip(ctx.others, is_tensor, strict=True)
+            next(saved) if tensor else x for x, tensor in zip(ctx.others, is_tensor, strict=False)
         )
         wanted = operands(ctx.needs_input_grad)
         if torch.is_grad_enabled():
@@ -193,9 +194,9 @@ def define(name: str) -> None:
     torch.library.register_autograd(f"nbloss::{name}", back, setup_context=keep, lib=library)
 
 
-def as_given(name: str, problem: Problem, gradients: tuple, given: tuple) -> list[Tensor]:
+def as_given(name: str, problem: Problem, gradients: Sequence, given: tuple) -> list[Tensor]:
     """Bring gradients to the shapes and types of the arguments, in their order."""
-    arguments = dict(zip(PARAMETERS[name], given, strict=True))
+    arguments = dict(zip(PARAMETERS[name], given, strict=False))
     by_name = dict(zip(problem.names, gradients, strict=True))
     found = []
     for word in TENSORS[name]:

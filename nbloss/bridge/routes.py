@@ -3,22 +3,22 @@
 1. Subclasses and modes that override torch's functions are asked first.
 2. Where torch transforms functions (``torch.func``, forward-mode differentiation) the loss is
    composed of torch's own operations: :mod:`nbloss.bridge.composite`.
-3. Where torch watches operations instead of running them (``torch.compile``, ``torch.export``, modes
-   of the dispatcher) it gets an operator: :mod:`nbloss.bridge.operators`.
+3. Where torch watches operations instead of running them (``torch.compile``, ``torch.export``,
+   modes of the dispatcher) it gets an operator: :mod:`nbloss.bridge.operators`.
 4. A call like one before goes straight to its kernel.
 5. Any other call has its arguments checked, and then goes to a kernel.
 
 What has no kernel (a dtype, a device, a subclass) is handed to torch's own function of the same
-name, and so is every call whose arguments fail a check: torch then computes the result, or says what
-is wrong in its own words.
+name, and so is every call whose arguments fail a check: torch then computes the result, or says
+what is wrong in its own words.
 """
 
 import inspect
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.parameter import Parameter
 
@@ -27,7 +27,7 @@ from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.autograd import Kind, LossFunction, apply
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine.evaluate import first_pass, fitted, forward, run
-from nbloss.engine.problem import Problem
+from nbloss.engine.problem import present
 
 # What is asked at every call, by the shortest names.
 _compiling = torch.compiler.is_compiling
@@ -52,54 +52,43 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         return operators.call(function, arguments, named)
     if _autocast():
         return checked(function, arguments, named)
-    key, tensors = likeness(function.__name__, arguments, named)
+    key, tensors = likeness(function, arguments, named)
     try:
         kind = KINDS.get(key)
     except TypeError:  # an argument that can't be hashed
         kind = None
     if kind is None:
         return checked(function, arguments, named, key, tensors)
-    order, kind = kind
-    if order is not None:
-        tensors = [None if place is None else tensors[place] for place in order]
     if kind.wanted:
         return apply(kind, *tensors)
-    count = kind.operands
-    return run(tensors_bridge, kind.launch, tensors[:count], tensors[count:])[0]
+    return run(tensors_bridge, kind.launch, tensors)[0]  # type: ignore[arg-type]
 
 
 # --- calls that are alike -------------------------------------------------------------------------
 
-# What is known of calls by what they have in common: where each array of the problem is among the
-# tensors of the call (None if in their order), and the rest.
-KINDS: dict[tuple, tuple[tuple[int | None, ...] | None, Kind]] = {}
+# What is known of calls by what they have in common.
+KINDS: dict[tuple, Kind] = {}
 MOST_KINDS = 4096
 DEPRECATED = ("size_average", "reduce")  # torch warns of these at every call
 
 
-def likeness(name: str, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, list[Tensor]]:
+def likeness(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, list[Tensor]]:
     """Give all of a call but the numbers in its tensors, and these tensors."""
-    key: list[Any] = [name, _grad_enabled()]
+    key: list[Any] = [function, _grad_enabled(), tuple(named)]
     tensors = []
-    for x in arguments:
+    for x in (*arguments, *named.values()) if named else arguments:
         kind = type(x)
-        key.append(kind)
         if kind is Tensor or kind is Parameter:
             tensors.append(x)
-            # The keys tell device and layout, and whether a tensor is what its memory says.
-            key += x.dtype, x.shape, _keys(x).raw_repr(), x.requires_grad
-            key.append(x.is_contiguous() or x.stride())
+            key += (
+                x.dtype,
+                x.shape,
+                _keys(x).raw_repr(),  # device, layout, and whether x is what its memory says
+                x.requires_grad,
+                x.is_contiguous() or x.stride(),
+            )
         else:
-            key.append(x)
-    for word, x in named.items():
-        kind = type(x)
-        key += word, kind
-        if kind is Tensor or kind is Parameter:
-            tensors.append(x)
-            key += x.dtype, x.shape, _keys(x).raw_repr(), x.requires_grad
-            key.append(x.is_contiguous() or x.stride())
-        else:
-            key.append(x)
+            key += kind, x
     return tuple(key), tensors
 
 
@@ -108,34 +97,22 @@ def remember(
 ) -> None:
     """Let calls like this one go straight to the kernel, if it can take their tensors as they are.
 
-    That is so if the checks passed on the very tensors of the call as arrays of the problem, and
-    if nothing has to be said at each call.
+    That is so if the tensors of the call, one by one, are the arrays of the problem, and if nothing
+    has to be said at each call.
     """
     given = inspect.signature(function).bind(*arguments, **named).arguments
     if any(given.get(word) is not None for word in DEPRECATED):
         return
-    places = {id(x): place for place, x in enumerate(tensors)}
-    arrays = (*kind.problem.operands, *kind.problem.constants)
-    if any(x is not None and id(x) not in places for x in arrays):
-        return
-    if sum(x is not None for x in arrays) != len(tensors):
-        return
     problem = kind.problem
+    arrays = (*problem.operands, *present(problem.constants))
+    if len(arrays) != len(tensors) or any(x is not y for x, y in zip(arrays, tensors, strict=True)):
+        return
     launch, operands, _ = fitted(tensors_bridge, problem, *first_pass(problem, kind.early))
     if any(x is not y for x, y in zip(operands, problem.operands, strict=True)):
         return
-    order = tuple(None if x is None else places[id(x)] for x in arrays)
     if len(KINDS) >= MOST_KINDS:
         KINDS.clear()
-    KINDS[key] = (
-        None if order == tuple(range(len(tensors))) else order,
-        kind._replace(problem=bare(problem), launch=launch),
-    )
-
-
-def bare(problem: Problem) -> Problem:
-    """Give a problem without its arrays; each constant leaves a None."""
-    return replace(problem, operands=(), constants=(None,) * len(problem.constants))
+    KINDS[key] = kind.bare(launch)
 
 
 # --- routes ---------------------------------------------------------------------------------------
@@ -149,25 +126,25 @@ def checked(
     tensors: Any = (),
 ) -> Any:
     """Check the arguments, and run a kernel on them."""
-    if any(isinstance(x, operators.StandIn) for x in (*arguments, *named.values())):
+    if any(isinstance(x, FakeTensor) for x in (*arguments, *named.values())):
         return operators.call(function, arguments, named)
     try:
         problem = function.build(tensors_bridge, *arguments, **named)
     except Unserved as refusal:
         return originals.unserved(function.__name__, refusal.error, arguments, named)
-    operands, constants = problem.operands, problem.constants
+    operands = problem.operands
     wanted = tuple(x.requires_grad for x in operands)
     if not any(wanted) or not _grad_enabled():
         wanted = ()
     # A half type rounds its gradient once: when what comes from above is known.
     half = operands[0].dtype in tensors_bridge.HALF
     early = (False,) * len(operands) if half or not wanted else wanted
-    kind = Kind(problem, len(operands), wanted, early, None)
+    kind = Kind(problem, len(operands), wanted, early)
     if key is not None:
         remember(function, arguments, named, key, tensors, kind)
     if wanted:
-        kind = kind._replace(problem=bare(problem))
-        return LossFunction.apply(kind, *operands, *constants)  # type: ignore[no-untyped-call]
+        constants = present(problem.constants)
+        return LossFunction.apply(kind.bare(), *operands, *constants)  # type: ignore[no-untyped-call]
     return forward(tensors_bridge, problem, early)[0]
 
 

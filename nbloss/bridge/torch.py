@@ -67,6 +67,15 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return like.new_empty(shape)
 
 
+# The quickest way to a new number is after another.
+NUMBERS = {name: torch.empty((), dtype=kind) for kind, name in FLOATS.items()}
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """Make room for as much again, contiguous whether x is or not."""
+    return torch.empty_like(x) if x.is_contiguous() else x.new_empty(x.shape)
+
+
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.expand(shape)
 

@@ -6,6 +6,7 @@ own: results are the same to the bit for any number of threads.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,26 +18,30 @@ from nbloss.engine.memory import array_at, call_worker
 
 
 def _blocks(record, scale, addresses):
-    """Copy a record's blocks for one call, with the addresses in their places."""
+    """Copy a record's blocks for one call, with the addresses in their places.
+
+    They lie in one piece of memory together with the partial sums, and live as long as any of them.
+    """
     plan = array_at(record, launch.RECORD, np.int64)
-    block = np.empty(launch.INTEGERS, np.int64)
+    memory = np.empty(launch.INTEGERS + launch.FLOATS + plan[launch.SUMS], np.int64)
+    block = memory[: launch.INTEGERS]
     for i in range(launch.INTEGERS):
         block[i] = plan[launch.FIRST_INTEGER + i]
     for i in range(plan[launch.SLOTS]):
         place = plan[launch.FIRST_SLOT + 2 * i]
         block[place] = addresses[plan[launch.FIRST_SLOT + 2 * i + 1]]
     stored = array_at(record + 8 * launch.FIRST_FLOAT, launch.FLOATS, np.float64)
-    floats = np.empty(launch.FLOATS, np.float64)
+    floats = memory[launch.INTEGERS : launch.INTEGERS + launch.FLOATS].view(np.float64)
     for i in range(launch.FLOATS):
         floats[i] = stored[i]
     floats[launch.GRADIENT_SCALE] *= scale
-    sums = np.empty(plan[launch.SUMS], np.float64)
+    sums = memory[launch.INTEGERS + launch.FLOATS :]
     block[launch.PARTIALS] = sums.ctypes.data
-    return plan, block, floats, sums
+    return plan, block, floats
 
 
 def _serial(record, scale, addresses):
-    plan, block, floats, sums = blocks(record, scale, addresses)
+    plan, block, floats = blocks(record, scale, addresses)
     integers, numbers = block.ctypes.data, floats.ctypes.data
     if plan[launch.WALKS] > 0:
         for chunk in range(plan[launch.WALKS]):
@@ -48,11 +53,11 @@ def _serial(record, scale, addresses):
             call_worker(plan[launch.WORKER], integers, numbers, chunk)
         for chunk in range(plan[launch.COMBINATIONS]):
             call_worker(plan[launch.COMBINER], integers, numbers, chunk)
-    return bad + 0 * (block.size + floats.size + sums.size)  # keeps them alive until here
+    return bad + 0 * block.size  # keeps them alive until here
 
 
 def _parallel(record, scale, addresses):
-    plan, block, floats, sums = blocks(record, scale, addresses)
+    plan, block, floats = blocks(record, scale, addresses)
     integers, numbers = block.ctypes.data, floats.ctypes.data
     walk, worker = plan[launch.WALK], plan[launch.WORKER]
     if plan[launch.WALKS] > 0:
@@ -65,12 +70,12 @@ def _parallel(record, scale, addresses):
             call_worker(worker, integers, numbers, chunk)
         for chunk in range(plan[launch.COMBINATIONS]):
             call_worker(plan[launch.COMBINER], integers, numbers, chunk)
-    return bad + 0 * (block.size + floats.size + sums.size)
+    return bad + 0 * block.size
 
 
-def _interpreted(ready: Launch, scale: float, addresses: tuple[int, ...]) -> int:
+def _interpreted(ready: Launch, record: int, scale: float, addresses: tuple[int, ...]) -> int:
     """Do the same without Numba, for workers that are plain Python."""
-    _, block, floats, sums = _blocks(ready.address, scale, addresses)
+    _, block, floats = _blocks(record, scale, addresses)
     with np.errstate(all="ignore"):
         for stage in (ready.survey, ready.main):
             for chunk in range(stage.pieces):
@@ -79,7 +84,11 @@ def _interpreted(ready: Launch, scale: float, addresses: tuple[int, ...]) -> int
                 stage.combiner(block, floats, chunk)
             if block[launch.FIRST_BAD] >= 0:
                 break
-    return int(block[launch.FIRST_BAD]) + 0 * sums.size
+    return int(block[launch.FIRST_BAD])
+
+
+# The machine code lives as long as the object that holds it.
+_keep_alive: list[Any] = []
 
 
 @functools.cache
@@ -90,11 +99,15 @@ def _compiled(function: Callable, arity: int, parallel: bool) -> Callable:
     dispatcher = numba.njit(nogil=True, parallel=parallel)(bound)
     dispatcher._cache = cache.kernel_cache(bound)
     dispatcher.compile((types.int64, types.float64, types.UniTuple(types.int64, arity)))
-    dispatcher.disable_compile()
-    return dispatcher
+    # The machine code itself: the dispatcher would look at the types of the arguments each time.
+    (compiled,) = dispatcher.overloads.values()
+    _keep_alive.append(dispatcher)
+    return compiled.entry_point
 
 
-def run(ready: Launch, scale: float, addresses: tuple[int, ...], most_threads: int) -> int:
+def run(
+    ready: Launch, scale: float, addresses: tuple[int, ...], most_threads: Callable[[], int]
+) -> int:
     """Run a launch on memory.
 
     Parameters
@@ -103,10 +116,9 @@ def run(ready: Launch, scale: float, addresses: tuple[int, ...], most_threads: i
     scale : float
         A further factor of all gradients.
     addresses : tuple of int
-        Where the value, the gradient from above, the operands, the constants and the gradients lie;
-        0 for what there is not.
-    most_threads : int
-        Use no more than so many.
+        Where the arrays lie, in the order of :func:`nbloss.engine.launch.order`.
+    most_threads : function
+        Tells how many threads to use at most.
 
     Returns
     -------
@@ -115,11 +127,15 @@ def run(ready: Launch, scale: float, addresses: tuple[int, ...], most_threads: i
         -1 if there is none.
     """
     addresses = addresses + ready.padding
-    if numba.config.DISABLE_JIT:
-        return _interpreted(ready, scale, addresses)
     if ready.parallel:
-        count = min(threads.available(), most_threads)
+        count = min(threads.available(), most_threads())
         if count > 1:
             with threads.launch(count):
                 return _compiled(_parallel, len(addresses), True)(ready.address, scale, addresses)
-    return _compiled(_serial, len(addresses), False)(ready.address, scale, addresses)
+    serial = ready.serial
+    if serial is None:
+        serial = functools.partial(_interpreted, ready)
+        if not numba.config.DISABLE_JIT:
+            serial = _compiled(_serial, len(addresses), False)
+        ready.serial = serial
+    return serial(ready.address, scale, addresses)

@@ -1,24 +1,25 @@
 """From a problem to its value and gradients, on any kind of array.
 
-Each pattern says what shape its value has (``value_shape``), how the memory is walked (``prepare``),
-and how it reads the gradient from above (``spread``); the rest is the same for all.
+Each pattern says what shape its value has (``value_shape``), how the memory is walked
+(``prepare``), and how it reads the gradient from above (``spread``); the rest is the same for all.
 
 ``xp`` is the module that knows the arrays at hand, :mod:`nbloss.bridge.numpy` or
 :mod:`nbloss.bridge.torch`.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from nbloss.engine import driver
 from nbloss.engine.launch import Launch, Request
 from nbloss.engine.patterns import classes, pairs, pointwise, triplets
-from nbloss.engine.problem import Problem
+from nbloss.engine.problem import Problem, present
 
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
 
 
-def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, tuple]:
+def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, list]:
     """Give the value and, for a reduced loss, the wanted gradients from the same pass.
 
     Parameters
@@ -39,7 +40,7 @@ def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, t
         If a label is out of range.
     """
     launch, operands, _ = fitted(xp, problem, *first_pass(problem, wanted))
-    return run(xp, launch, operands, problem.constants)
+    return run(xp, launch, (*operands, *present(problem.constants)))
 
 
 def first_pass(problem: Problem, wanted: tuple[bool, ...]) -> tuple[tuple[bool, ...], str]:
@@ -52,7 +53,7 @@ def first_pass(problem: Problem, wanted: tuple[bool, ...]) -> tuple[tuple[bool, 
     return wanted, "sum"
 
 
-def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...]) -> tuple:
+def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...]) -> list:
     """Give the wanted gradients, times the gradient from above.
 
     ``upstream`` is a number for a reduced loss, and otherwise an array of the value's shape.
@@ -63,7 +64,7 @@ def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...])
     else:
         scale, upstream = upstream, None
     launch, operands, upstream = fitted(xp, problem, wanted, "", upstream)
-    return run(xp, launch, operands, problem.constants, scale, upstream)[1]
+    return run(xp, launch, (*operands, *present(problem.constants)), scale, upstream)[1]
 
 
 def fitted(
@@ -112,21 +113,16 @@ def prepared(request: Request) -> Launch | None:
 
 
 def run(
-    xp: Any,
-    launch: Launch,
-    operands: tuple,
-    constants: tuple,
-    scale: float = 1.0,
-    upstream: Any = None,
-) -> tuple[Any, tuple]:
-    """Run a launch on memory.
+    xp: Any, launch: Launch, arrays: Sequence, scale: float = 1.0, upstream: Any = None
+) -> tuple[Any, list]:
+    """Run a launch on memory. Tiny calls spend much of their time here; every line counts.
 
     Parameters
     ----------
     xp : module
     launch : Launch
-    operands, constants : tuple
-        The arrays of a problem.
+    arrays : sequence
+        The operands of a problem, and then the constants that there are.
     scale : float, optional
         A further factor of all gradients.
     upstream : array, optional
@@ -137,17 +133,22 @@ def run(
     tuple
         The value or None, and a gradient or None for each operand.
     """
-    empty, address, shape = xp.empty, xp.address, launch.value_shape
-    value = None if shape is None else empty(shape, operands[0])
-    gradients = tuple(
-        [
-            empty(x.shape, x) if wanted else None
-            for x, wanted in zip(operands, launch.wanted, strict=True)
-        ]
-    )
-    arrays = (value, upstream, *operands, *constants, *gradients)
-    addresses = tuple([0 if x is None else address(x) for x in arrays])
-    bad = driver.run(launch, scale, addresses, xp.threads())
+    every = [*arrays]
+    empty_like, value = xp.empty_like, None
+    gradients: list = []
+    for x, wanted in zip(arrays, launch.wanted):  # noqa: B905 (the constants come last)
+        made = None
+        if wanted:
+            made = empty_like(x)
+            every.append(made)
+        gradients.append(made)
+    shape = launch.value_shape
+    if shape is not None:
+        value = xp.empty(shape, arrays[0]) if shape else empty_like(xp.NUMBERS[launch.dtype])
+        every.append(value)
+    if upstream is not None:
+        every.append(upstream)
+    bad = driver.run(launch, scale, tuple(map(xp.address, every)), xp.threads)
     if bad >= 0:
-        raise PATTERNS[launch.pattern].out_of_range(xp.item(constants[0], bad))
+        raise PATTERNS[launch.pattern].out_of_range(xp.item(arrays[len(gradients)], bad))
     return value, gradients

@@ -5,6 +5,7 @@ are others. What the engine decides on such a call (which kernel, how the work i
 walked) is decided once, and kept as a :class:`Launch`; each call only fills in its addresses.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class At(NamedTuple):
     """Stands among the integers of a kernel for the address of an array."""
 
     group: str
-    index: int = 0
+    number: int = 0
 
 
 OUT, UPSTREAM = At("out"), At("upstream")
@@ -100,7 +101,10 @@ class Stage(NamedTuple):
     partials: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+NO_STAGE = Stage()
+
+
+@dataclass(slots=True, eq=False)
 class Launch:
     """A kernel with all that it needs but addresses.
 
@@ -108,6 +112,8 @@ class Launch:
     ----------
     pattern : str
         Name of the module that has the kernel.
+    dtype : str
+        Type of the operands and results.
     record : array of int64
         What the compiled drivers read; see the names of its places in this module.
     address : int
@@ -115,15 +121,19 @@ class Launch:
     survey, main : Stage
         The stages once more, for the driver that is plain Python.
     wanted : tuple of bool
+        The operands whose gradients are made.
     value_shape : tuple of int or None
         Shape of the value; None if there is none.
     padding : tuple of int
         What to append to the addresses.
     parallel : bool
         Whether there is enough to do for threads.
+    serial : function or None
+        The driver for one thread, once it is known.
     """
 
     pattern: str
+    dtype: str
     record: np.ndarray
     address: int
     survey: Stage
@@ -132,6 +142,18 @@ class Launch:
     value_shape: tuple[int, ...] | None
     padding: tuple[int, ...]
     parallel: bool
+    serial: Callable[[int, float, tuple[int, ...]], int] | None = None
+
+
+def order(request: Request) -> list[At]:
+    """In which order a launch takes its addresses."""
+    return [
+        *(At("operand", k) for k in range(len(request.strides))),
+        *(At("constant", k) for k, there in enumerate(request.constants) if there),
+        *(At("gradient", k) for k, wanted in enumerate(request.wanted) if wanted),
+        *((OUT,) if request.value else ()),
+        *((UPSTREAM,) if request.upstream is not None else ()),
+    ]
 
 
 # Entering a parallel region costs 2 to 4 microseconds, and waking the threads more.
@@ -145,7 +167,7 @@ def ready(
     integers: tuple[Any, ...],
     floats: tuple[float, ...],
     work: int,
-    survey: Stage = Stage(),
+    survey: Stage = NO_STAGE,
     survey_integers: tuple[Any, ...] = (),
 ) -> Launch:
     """Put a launch together.
@@ -168,14 +190,8 @@ def ready(
             f"a kernel takes at most {LAST_INTEGER} integers and {FLOATS} floats, "
             f"got {len(integers)} and {len(floats)}: the loss has too many operands or parameters"
         )
-    order = [
-        OUT,
-        UPSTREAM,
-        *(At("operand", k) for k in range(len(request.strides))),
-        *(At("constant", k) for k in range(len(request.constants))),
-        *(At("gradient", k) for k in range(len(request.wanted))),
-    ]
-    rounded = -(-len(order) // ROUND) * ROUND
+    places = order(request)
+    rounded = -(-len(places) // ROUND) * ROUND
     block: list[Any] = [0] * INTEGERS
     block[: len(integers)] = integers
     block[SURVEYED : SURVEYED + len(survey_integers)] = survey_integers
@@ -184,7 +200,7 @@ def ready(
         number
         for place, at in enumerate(block)
         if isinstance(at, At)
-        for number in (place, order.index(at))
+        for number in (place, places.index(at))
     ]
     if len(slots) > 2 * MOST_SLOTS:
         raise ValueError(f"a kernel takes at most {MOST_SLOTS} arrays, got {len(slots) // 2}")
@@ -201,12 +217,13 @@ def ready(
     shapes = {"sum": (), "each": value_shape, "": None}
     return Launch(
         request.definition.pattern,
+        request.dtype,
         record,
         record.ctypes.data,
         survey,
         main,
         request.wanted,
         shapes[request.value],
-        (0,) * (rounded - len(order)),
+        (0,) * (rounded - len(places)),
         work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
     )

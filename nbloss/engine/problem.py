@@ -42,10 +42,16 @@ class Problem:
         return tuple(self.operands[0].shape)
 
 
+def present(constants: tuple) -> tuple:
+    """Give the constants that there are."""
+    return tuple(x for x in constants if x is not None)
+
+
 class ClassOptions(NamedTuple):
     """What a loss over the classes of a row needs beside its arrays.
 
-    The problem's constants are the labels and the weight of each class; either may be None. Without labels the second operand holds a share for each class.
+    The problem's constants are the labels and the weight of each class; either may be None. Without
+    labels the second operand holds a share for each class.
     """
 
     ignore_index: int = -100

@@ -5,7 +5,6 @@ gives a :class:`~nbloss.engine.problem.Problem`. What becomes of the problem is 
 """
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
@@ -17,11 +16,18 @@ from nbloss.functional import contract
 P = ParamSpec("P")
 
 
-@functools.cache
+# What computes a loss of arrays or of tensors, once there was one to compute.
+BRIDGES: dict[str, Callable[[Any, tuple, dict[str, Any]], Any]] = {}
+
+
 def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
-    """Import what computes a loss of arrays or of tensors, when there is one to compute."""
-    module = {"arrays": "nbloss.bridge.numpy", "tensors": "nbloss.bridge.routes"}[kind]
-    return importlib.import_module(module).call
+    """Import a bridge, and torch or Numba with it. torch's compiler sees through the statements."""
+    if kind == "tensors":
+        from nbloss.bridge.routes import call
+    else:
+        from nbloss.bridge.numpy import call
+    BRIDGES[kind] = call
+    return call
 
 
 def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
@@ -33,9 +39,9 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     @functools.wraps(build)
     def function(*arguments: P.args, **named: P.kwargs) -> Any:
         first = arguments[0] if arguments else next(iter(named.values()), None)
-        if hasattr(type(first), "__torch_function__"):
-            return bridge("tensors")(function, arguments, named)
-        return bridge("arrays")(function, arguments, named)
+        kind = "tensors" if hasattr(type(first), "__torch_function__") else "arrays"
+        call = BRIDGES.get(kind) or bridge(kind)
+        return call(function, arguments, named)
 
     signature = inspect.signature(build)
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]

@@ -281,7 +281,7 @@ def prepare(request: Request) -> Launch | None:
         value_shape(request),
         common.stage(worker, chunks.count(rows, per_chunk), request, summed),
         (
-            OUT,
+            OUT if request.value else 0,
             1,
             chunks.count(rows, per_chunk),
             samples,

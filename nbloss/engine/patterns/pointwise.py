@@ -182,7 +182,7 @@ def prepare(request: Request) -> Launch | None:
             partials,
         ),
         (
-            OUT,
+            OUT if request.value else 0,
             groups,
             partials // max(groups, 1),
             rows,

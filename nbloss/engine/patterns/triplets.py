@@ -289,7 +289,7 @@ def prepare(request: Request) -> Launch | None:
         value_shape(request),
         common.stage(worker, pieces, request, int(request.value == "sum")),
         (
-            OUT,
+            OUT if request.value else 0,
             1,
             pieces,
             rows,
