@@ -1,4 +1,4 @@
-"""Whoever watches operations instead of running them: compilers, export, modes of the dispatcher."""
+"""Whoever watches operations instead of running them: compilers, export, modes."""
 
 import functools
 import io
@@ -27,6 +27,8 @@ pytestmark = [
     # What torch's compilers say about themselves.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),
 ]
 ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 F = torch.nn.functional

@@ -40,15 +40,23 @@ def number(value: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor(value, dtype=dtype)
 
 
-@functools.cache
 def bound(formula: Callable, dtype: torch.dtype) -> Callable:
     """Copy a formula for tensors of a type; a bare number would be of torch's default type."""
+    # Numbers that are made while a compiler looks on are not real ones, and not to be kept.
+    keep = torch._C._len_torch_dispatch_stack() == 0
+    return _kept(formula, dtype) if keep else _bound(formula, dtype)
+
+
+def _bound(formula: Callable, dtype: torch.dtype) -> Callable:
     return binding.bind(
         formula,
         WORDS,
         lambda value: number(value, dtype),
         lambda helper: bound(helper, dtype),
     )
+
+
+_kept = functools.cache(_bound)
 
 
 class Formula(torch.autograd.Function):

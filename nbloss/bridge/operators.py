@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 from nbloss import functional
 from nbloss.bridge import composite, originals
@@ -21,6 +22,7 @@ from nbloss.engine.distance import NAMED, Distance
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import LOSSES
+from nbloss.losses.distances import lp
 
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
 tensors_bridge.PLAIN.add(FakeTensor)
@@ -31,6 +33,7 @@ PARAMETERS = {
 }
 TENSORS: dict[str, tuple[str, ...]] = {}
 OPERATORS: dict[str, Any] = {}
+PAIRWISE = "pairwise"  # stands for torch's own module, before its parameters
 # Their weights of classes have no gradient in nbloss; torch says so in its own words.
 WEIGHED_CLASSES = ("cross_entropy", "nll_loss")
 
@@ -40,11 +43,18 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     name = function.__name__
     given = {**dict(zip(PARAMETERS[name], arguments, strict=False)), **named}
     served = len(given) == len(arguments) + len(named) and takes(name, given)
-    if not served or torch._C._functorch.maybe_current_level() is not None:
+    if not served:
+        return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        # An operator would let a tangent fall in silence. torch's own function does not.
+        if name in WRONG_COMPILED:
+            raise NotImplementedError(COMPILED_TRANSFORM.format(name))
         return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
     distance = given.pop("distance_function", None)
-    if distance is not None:
+    if isinstance(distance, Distance):
         given["distance_function"] = distance.key
+    elif distance is not None:
+        given["distance_function"] = f"{PAIRWISE} {distance.norm} {distance.eps}"
     if name in tensors_bridge.AUTOCAST_TO_FLOAT32 and torch.is_autocast_enabled("cpu"):
         for word in TENSORS[name]:
             x = given.get(word)
@@ -53,6 +63,12 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     return OPERATORS[name](**given)
 
 
+# torch 2.13 compiles another loss of these (pytorch/pytorch#141017, #185464).
+WRONG_COMPILED = ("multilabel_margin_loss",)
+COMPILED_TRANSFORM = (
+    "{}(): there is no transform of torch.func inside torch.compile for this loss, for which torch "
+    "itself gives wrong results there; transform it outside, or do not compile it"
+)
 REFUSAL = "{}(): under a compiler or a mode of torch nbloss takes dense tensors on the CPU alone"
 
 
@@ -74,7 +90,9 @@ def takes(name: str, given: dict[str, Any]) -> bool:
         if word == "weight" and name in WEIGHED_CLASSES and x.requires_grad:
             return False
     distance = given.get("distance_function")
-    return distance is None or isinstance(distance, Distance)
+    return (
+        distance is None or isinstance(distance, Distance) or tensors_bridge.is_pairwise(distance)
+    )
 
 
 # --- how an operator is made ----------------------------------------------------------------------
@@ -109,6 +127,9 @@ def readable(name: str, given: tuple) -> dict[str, Any]:
     named = dict(zip(PARAMETERS[name], given, strict=False))  # defaults at the end are left out
     if "distance_function" in named:
         key = named["distance_function"]
+        if key.startswith(PAIRWISE):
+            _, p, eps = key.split()
+            return {**named, "distance_function": lp(float(p), float(eps))}
         if key and key not in NAMED:
             raise KeyError(
                 f"there is no distance {key}: import the module that defines it before a program "

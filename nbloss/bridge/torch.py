@@ -13,6 +13,7 @@ from torch.nn.parameter import Parameter
 
 from nbloss.bridge.refusal import refuse
 from nbloss.engine import threads as engine_threads
+from nbloss.losses.distances import lp
 
 FLOATS = {
     torch.float32: "float32",
@@ -178,6 +179,23 @@ def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
 def item(x: Tensor, index: int) -> int:
     """One number of a contiguous tensor, by its place in memory."""
     return int(x.view(-1)[index])
+
+
+def distance(function: Any) -> Any:
+    """Give the definition of a distance function, where there is one; None is the default."""
+    if function is None:
+        return lp(2.0, eps=1e-6)
+    return lp(function.norm, function.eps) if is_pairwise(function) else function
+
+
+def is_pairwise(function: Any) -> bool:
+    """Whether a distance is torch's module for the p-norm, as it was made."""
+    return (
+        type(function) is torch.nn.PairwiseDistance
+        and not function.keepdim
+        and not (function._forward_hooks or function._forward_pre_hooks)
+        and not (function._backward_hooks or function._backward_pre_hooks)
+    )
 
 
 def measured(

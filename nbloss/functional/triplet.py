@@ -115,7 +115,8 @@ def triplet_margin_with_distance_loss(
     distance_function : callable, optional
         One of :mod:`nbloss.distances`, or one's own made by :func:`nbloss.distance`: they are
         compiled into the loss. On tensors any function of two tensors that torch can
-        differentiate. By default the Euclidean distance of ``torch.nn.PairwiseDistance``.
+        differentiate; ``torch.nn.PairwiseDistance`` is compiled in as well, and is the default,
+        with its own defaults.
     margin : float, optional
         By how much nearer; above 0, in units of the distance.
     swap : bool, optional
@@ -155,7 +156,7 @@ def triplet_margin_with_distance_loss(
     0.0
     """
     loss = "triplet_margin_with_distance_loss"
-    distance = lp(2.0, eps=1e-6) if distance_function is None else distance_function
+    distance = xp.distance(distance_function)
     operands = xp.operands(loss, integers=True, anchor=anchor, positive=positive, negative=negative)
     margin = contract.positive_margin(loss, margin)
     if isinstance(distance, Distance):
