@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from nbloss.bridge import numpy as numpy_bridge
 from nbloss.bridge import routes
 from nbloss.bridge import torch as torch_bridge
-from nbloss.engine import evaluate
+from nbloss.engine import driver, evaluate
+from nbloss.engine.launch import Launch
 
 
 @pytest.fixture(autouse=True)
@@ -30,20 +32,37 @@ def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+def forget() -> None:
+    """Forget what is known of earlier calls."""
+    evaluate.prepared.cache_clear()
+    routes.KINDS.clear()
+
+
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut work so finely that small inputs cross the borders of segments and chunks."""
-
-    def forget() -> None:
-        """Forget how calls were cut before."""
-        evaluate.prepared.cache_clear()
-        routes.KINDS.clear()
-
     monkeypatch.setattr("nbloss.engine.chunks.SEGMENT", 3)
     monkeypatch.setattr("nbloss.engine.chunks.CHUNK", 7)
     forget()
     yield
     forget()
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Launch, tuple[int, ...]]]:
+    """What runs on kernels: the launches, and the addresses that they are given."""
+    found: list[tuple[Launch, tuple[int, ...]]] = []
+    run = driver.run
+
+    def spy(launch: Launch, scale: float, addresses: tuple[int, ...], *rest: Any) -> int:
+        found.append((launch, addresses))
+        bad = run(launch, scale, addresses, *rest)
+        launch.quick = None  # or the next call would pass by here
+        return bad
+
+    forget()
+    monkeypatch.setattr(driver, "run", spy)
+    return found
 
 
 @pytest.fixture

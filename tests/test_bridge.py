@@ -1,6 +1,5 @@
 """Between arrays, tensors and kernels: nothing is copied, and autograd gets what it asked for."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,15 @@ import nbloss
 from cases import Case, split
 from nbloss import distances
 from nbloss.bridge import routes
-from nbloss.engine import driver
-from nbloss.engine.launch import Launch
 from test_losses import FIRST
 
 CASE = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
 LARGE = (200, 260)  # above the size where threads start
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
-    """All addresses that kernels are given."""
-    found: set[int] = set()
-    run = driver.run
-
-    def spy(launch: Launch, scale: float, addresses: tuple[int, ...], *rest: Any) -> int:
-        found.update(addresses)
-        return run(launch, scale, addresses, *rest)
-
-    monkeypatch.setattr(driver, "run", spy)
-    yield found
+def addresses(launched: list) -> set[int]:
+    """All addresses that kernels were given."""
+    return {address for _, given in launched for address in given}
 
 
 def arrays_of(case: Case, dtype: str = "float32", **size: Any) -> dict[str, np.ndarray]:
@@ -76,14 +64,14 @@ class Producer:
 
 @CASE
 @pytest.mark.parametrize("kind", ["array", "producer", "tensor"])
-def test_kernels_read_the_memory_of_the_caller(case: Case, kind: str, seen: set[int]) -> None:
+def test_kernels_read_the_memory_of_the_caller(case: Case, kind: str, launched: list) -> None:
     arrays = arrays_of(case)
-    addresses = {x.__array_interface__["data"][0] for x in arrays.values()}
+    places = {x.__array_interface__["data"][0] for x in arrays.values()}
     if kind == "tensor":
         tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
         value = loss(case, tensors, reduction="none")
-        assert {x.data_ptr() for x in tensors.values()} == addresses
-        assert value.data_ptr() in seen
+        assert {x.data_ptr() for x in tensors.values()} == places
+        assert value.data_ptr() in addresses(launched)
         shared = np.from_dlpack(value)
         assert shared.__array_interface__["data"][0] == value.data_ptr()
     else:
@@ -93,27 +81,27 @@ def test_kernels_read_the_memory_of_the_caller(case: Case, kind: str, seen: set[
         if value.ndim:
             shared = torch.from_dlpack(value)
             assert shared.data_ptr() == value.__array_interface__["data"][0]
-            assert shared.data_ptr() in seen
-    assert addresses <= seen
+            assert shared.data_ptr() in addresses(launched)
+    assert places <= addresses(launched)
 
 
 @CASE
-def test_gradients_are_given_away_without_a_copy(case: Case, seen: set[int]) -> None:
+def test_gradients_are_given_away_without_a_copy(case: Case, launched: list) -> None:
     leaves = leaves_of(case)
     loss(case, leaves).backward()
     for name in case.differentiable:
-        assert leaves[name].grad.data_ptr() in seen
+        assert leaves[name].grad.data_ptr() in addresses(launched)
 
 
 @CASE
-def test_memory_maps(case: Case, tmp_path: Any, seen: set[int]) -> None:
+def test_memory_maps(case: Case, tmp_path: Any, launched: list) -> None:
     arrays = arrays_of(case)
     maps = {}
     for name, array in arrays.items():
         np.save(tmp_path / name, array)
         maps[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
     np.testing.assert_array_equal(loss(case, maps), loss(case, arrays))
-    assert {x.__array_interface__["data"][0] for x in maps.values()} <= seen
+    assert {x.__array_interface__["data"][0] for x in maps.values()} <= addresses(launched)
 
 
 # --- what autograd asks for -------------------------------------------------------------------
@@ -135,21 +123,11 @@ def test_no_step_in_the_graph_without_a_gradient(
 
 @CASE
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_only_wanted_gradients_are_made(
-    case: Case, reduction: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[bool, ...]] = []
-    run = driver.run
-
-    def spy(launch: Launch, *rest: Any) -> int:
-        asked.append(launch.wanted)
-        return run(launch, *rest)
-
-    monkeypatch.setattr(driver, "run", spy)
+def test_only_wanted_gradients_are_made(case: Case, reduction: str, launched: list) -> None:
     last = case.differentiable[-1]
     leaves = leaves_of(case, [last])
     loss(case, leaves, reduction=reduction).sum().backward()
-    assert max(sum(wanted) for wanted in asked) == 1
+    assert max(sum(launch.wanted) for launch, _ in launched) == 1
     assert [name for name, x in leaves.items() if x.grad is not None] == [last]
 
 

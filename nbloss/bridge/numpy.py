@@ -50,9 +50,7 @@ def empty(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
 NUMBERS = {name: np.empty((), name) for name in FLOATS}
 
 
-def empty_like(x: np.ndarray) -> np.ndarray:
-    """Make room for as much again, contiguous whether x is or not."""
-    return np.empty(x.shape, x.dtype)
+empty_like = np.empty_like
 
 
 def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

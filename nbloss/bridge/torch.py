@@ -72,9 +72,8 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
 NUMBERS = {name: torch.empty((), dtype=kind) for kind, name in FLOATS.items()}
 
 
-def empty_like(x: Tensor) -> Tensor:
-    """Make room for as much again, contiguous whether x is or not."""
-    return torch.empty_like(x) if x.is_contiguous() else x.new_empty(x.shape)
+# As much again, contiguous if it is.
+empty_like = torch.empty_like
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -73,9 +73,9 @@ def _parallel(record, scale, addresses):
     return bad + 0 * block.size
 
 
-def _interpreted(ready: Launch, record: int, scale: float, addresses: tuple[int, ...]) -> int:
+def _interpreted(ready: Launch, scale: float, addresses: tuple[int, ...]) -> int:
     """Do the same without Numba, for workers that are plain Python."""
-    _, block, floats = _blocks(record, scale, addresses)
+    _, block, floats = _blocks(ready.address, scale, addresses)
     with np.errstate(all="ignore"):
         for stage in (ready.survey, ready.main):
             for chunk in range(stage.pieces):
@@ -126,16 +126,14 @@ def run(
         The place of the first label that is out of range, which has kept the kernel from running;
         -1 if there is none.
     """
-    addresses = addresses + ready.padding
+    if numba.config.DISABLE_JIT:
+        return _interpreted(ready, scale, addresses)
     if ready.parallel:
         count = min(threads.available(), most_threads())
         if count > 1:
             with threads.launch(count):
                 return _compiled(_parallel, len(addresses), True)(ready.address, scale, addresses)
-    serial = ready.serial
-    if serial is None:
-        serial = functools.partial(_interpreted, ready)
-        if not numba.config.DISABLE_JIT:
-            serial = _compiled(_serial, len(addresses), False)
-        ready.serial = serial
+    serial = _compiled(_serial, len(addresses), False)
+    if not ready.parallel:
+        ready.quick = serial
     return serial(ready.address, scale, addresses)

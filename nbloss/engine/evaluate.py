@@ -133,22 +133,25 @@ def run(
     tuple
         The value or None, and a gradient or None for each operand.
     """
-    every = [*arrays]
-    empty_like, value = xp.empty_like, None
-    gradients: list = []
+    every, gradients, value = [*arrays], [], None
+    empty_like, shape = xp.empty_like, launch.value_shape
     for x, wanted in zip(arrays, launch.wanted):  # noqa: B905 (the constants come last)
         made = None
         if wanted:
-            made = empty_like(x)
+            made = empty_like(x) if launch.contiguous else xp.empty(x.shape, x)
             every.append(made)
         gradients.append(made)
-    shape = launch.value_shape
     if shape is not None:
         value = xp.empty(shape, arrays[0]) if shape else empty_like(xp.NUMBERS[launch.dtype])
         every.append(value)
     if upstream is not None:
         every.append(upstream)
-    bad = driver.run(launch, scale, tuple(map(xp.address, every)), xp.threads)
+    addresses = (*map(xp.address, every), *launch.padding)
+    quick = launch.quick
+    if quick is None:
+        bad = driver.run(launch, scale, addresses, xp.threads)
+    else:
+        bad = quick(launch.address, scale, addresses)
     if bad >= 0:
         raise PATTERNS[launch.pattern].out_of_range(xp.item(arrays[len(gradients)], bad))
     return value, gradients

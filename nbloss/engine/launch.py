@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbloss.engine import chunks
+
 INTEGERS = 64  # length of a kernel's block of integers
 FLOATS = 8  # length of its block of floats
 
@@ -128,8 +130,10 @@ class Launch:
         What to append to the addresses.
     parallel : bool
         Whether there is enough to do for threads.
-    serial : function or None
-        The driver for one thread, once it is known.
+    contiguous : bool
+        Whether all operands are.
+    quick : function or None
+        The driver, once it is known that it always is the same.
     """
 
     pattern: str
@@ -142,7 +146,8 @@ class Launch:
     value_shape: tuple[int, ...] | None
     padding: tuple[int, ...]
     parallel: bool
-    serial: Callable[[int, float, tuple[int, ...]], int] | None = None
+    contiguous: bool
+    quick: Callable[[int, float, tuple[int, ...]], int] | None = None
 
 
 def order(request: Request) -> list[At]:
@@ -226,4 +231,5 @@ def ready(
         shapes[request.value],
         (0,) * (rounded - len(places)),
         work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
+        all(chunks.is_contiguous(request.shape, steps) for steps in request.strides),
     )
