@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
@@ -159,6 +160,39 @@ def test_subclasses_and_modes_see_torchs_names(name: str, patching: bool) -> Non
         assert mode.seen[0] is getattr(nbloss, name)
         assert not patching or mode.seen[0] is getattr(F, name)
         torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@NAME
+def test_a_known_call_still_takes_another_route(name: str, launched: list) -> None:
+    """What is known of plain calls holds for plain calls alone."""
+    loss_of, given = getattr(nbloss, name), arguments(name)
+    first, *rest = given
+    for _ in range(3):
+        loss_of(*given)
+    assert len(launched) == 3
+    plain = first.detach()
+
+    def of_first(x: Tensor) -> Tensor:
+        return loss_of(x, *rest)
+
+    torch.func.grad(of_first)(plain)
+    torch.func.vmap(of_first)(torch.stack([plain, plain]))
+    torch.func.jvp(of_first, (plain,), (plain,))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(loss_of(*given), FakeTensor)
+    assert len(launched) == 3
+    doubled = loss_of(torch._neg_view(-first), *rest)
+    torch.testing.assert_close(doubled, loss_of(*given))
+    with torch.no_grad():
+        assert loss_of(*given).grad_fn is None
+    with torch.autocast("cpu"):
+        assert loss_of(*given).dtype == torch.float32
+    zero = torch._efficientzerotensor(tuple(first.shape))
+    torch.testing.assert_close(loss_of(zero, *rest), loss_of(torch.zeros_like(first), *rest))
+    seen: list[Tensor] = []
+    torch.func.grad(lambda x: seen.append(x) or x.sum())(plain)
+    torch.testing.assert_close(loss_of(seen[0], *rest), loss_of(plain, *rest))
 
 
 # --- ways to go backward --------------------------------------------------------------------------

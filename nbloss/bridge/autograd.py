@@ -1,5 +1,6 @@
 """The kernels as steps of torch's autograd graph."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ class Kind(NamedTuple):
         The operands whose gradients are made together with the value.
     launch : Launch or None
         What gives the value; None if the tensors may not lie as it takes them.
+    fits : function or None
+        Tells whether tensors are of this kind.
     keeps : bool
         Whether any is, and is to be kept for the way back.
     constants : tuple of bool
@@ -45,16 +48,18 @@ class Kind(NamedTuple):
     wanted: tuple[bool, ...]
     early: tuple[bool, ...]
     launch: Launch | None = None
+    fits: Any = None
     keeps: bool = False
     constants: tuple[bool, ...] = ()
     nothing: tuple[None, ...] = ()
 
-    def bare(self, launch: Launch | None = None) -> "Kind":
+    def bare(self, launch: Launch | None = None, fits: Callable[..., bool] | None = None) -> "Kind":
         """Let go of the arrays."""
         constants = self.problem.constants
         return self._replace(
             problem=replace(self.problem, operands=(), constants=()),
             launch=launch,
+            fits=fits,
             keeps=any(self.early) and self.problem.reduction != "none",
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),

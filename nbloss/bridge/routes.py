@@ -1,12 +1,14 @@
 """How a call with tensors is computed: the first route that can.
 
-1. Subclasses and modes that override torch's functions are asked first.
-2. Where torch transforms functions (``torch.func``, forward-mode differentiation) the loss is
+1. Where torch watches operations instead of running them (``torch.compile``, ``torch.export``,
+   modes of the dispatcher, tracers) it gets an operator: :mod:`nbloss.bridge.operators`.
+2. Subclasses and modes that override torch's functions are asked first.
+3. Where torch transforms functions (``torch.func``, forward-mode differentiation) the loss is
    composed of torch's own operations: :mod:`nbloss.bridge.composite`.
-3. Where torch watches operations instead of running them (``torch.compile``, ``torch.export``,
-   modes of the dispatcher) it gets an operator: :mod:`nbloss.bridge.operators`.
 4. A call like one before goes straight to its kernel.
 5. Any other call has its arguments checked, and then goes to a kernel.
+
+They are asked for in another order, so that the fourth, which most calls take, is found soon.
 
 What has no kernel (a dtype, a device, a subclass) is handed to torch's own function of the same
 name, and so is every call whose arguments fail a check: torch then computes the result, or says
@@ -32,12 +34,8 @@ from nbloss.engine.problem import present
 # What is asked at every call, by the shortest names.
 _compiling = torch.compiler.is_compiling
 _overridden = torch.overrides.has_torch_function
-_transforms = torch._C._functorch.maybe_current_level
 _modes = torch._C._len_torch_dispatch_stack
-_traced = torch._C._get_tracing_state
-_autocast = torch._C._is_any_autocast_enabled
 _grad_enabled = torch.is_grad_enabled
-_keys = torch._C._dispatch_keys
 
 
 def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
@@ -46,49 +44,55 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         return operators.call(function, arguments, named)
     if _overridden((*arguments, *named.values()) if named else arguments):
         return overriding(function, arguments, named)
-    if _transforms() is not None or forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return composed(function, arguments, named)
-    if _modes() or _traced() is not None:
-        return operators.call(function, arguments, named)
-    if _autocast():
-        return checked(function, arguments, named)
     key, tensors = likeness(function, arguments, named)
     try:
-        kind = KINDS.get(key)
+        kinds = KINDS.get(key, ())
     except TypeError:  # an argument that can't be hashed
-        kind = None
-    if kind is None:
-        return checked(function, arguments, named, key, tensors)
-    if kind.wanted:
-        return apply(kind, *tensors)
-    return run(tensors_bridge, kind.launch, tensors)[0]  # type: ignore[arg-type]
+        kinds, key = (), None
+    watched = _modes() > 0
+    for kind in () if watched else kinds:
+        # This also tells that there are no transforms, tracers or autocast.
+        if kind.fits(*tensors):
+            if kind.wanted:
+                return apply(kind, *tensors)
+            return run(tensors_bridge, kind.launch, tensors)[0]  # type: ignore[arg-type]
+    if torch._C._functorch.maybe_current_level() is not None:
+        return composed(function, arguments, named)
+    if watched or torch._C._get_tracing_state() is not None:
+        return operators.call(function, arguments, named)
+    if torch._C._is_any_autocast_enabled():
+        key = None
+    return checked(function, arguments, named, key, tensors)
 
 
 # --- calls that are alike -------------------------------------------------------------------------
 
-# What is known of calls by what they have in common.
-KINDS: dict[tuple, Kind] = {}
-MOST_KINDS = 4096
+# What is known of calls that have their options in common; each kind fits other tensors.
+KINDS: dict[tuple, tuple[Kind, ...]] = {}
+MOST_KINDS = 8  # of the same options
+MOST_OPTIONS = 1024
 DEPRECATED = ("size_average", "reduce")  # torch warns of these at every call
 
 
-def likeness(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, list[Tensor]]:
-    """Give all of a call but the numbers in its tensors, and these tensors."""
-    key: list[Any] = [function, _grad_enabled(), tuple(named)]
+def likeness(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, list[Tensor]]:
+    """Give all of a call but its tensors, and these."""
+    key: list[Any] = [function, _grad_enabled()]
     tensors = []
-    for x in (*arguments, *named.values()) if named else arguments:
+    for x in arguments:
         kind = type(x)
         if kind is Tensor or kind is Parameter:
             tensors.append(x)
-            key += (
-                x.dtype,
-                x.shape,
-                _keys(x).raw_repr(),  # device, layout, and whether x is what its memory says
-                x.requires_grad,
-                x.is_contiguous() or x.stride(),
-            )
         else:
-            key += kind, x
+            key += len(tensors), kind, x
+    for name, x in named.items():
+        kind = type(x)
+        if kind is Tensor or kind is Parameter:
+            tensors.append(x)
+            key.append(name)
+        else:
+            key += name, kind, x
     return tuple(key), tensors
 
 
@@ -112,9 +116,19 @@ def remember(
     launch, operands, _ = fitted(tensors_bridge, problem, *first_pass(problem, kind.early))
     if any(x is not y for x, y in zip(operands, problem.operands, strict=True)):
         return
-    if len(KINDS) >= MOST_KINDS:
+    # torch's own compiler tells in this way whether it can use again what it has compiled: by the
+    # types, shapes and strides, and by the dispatch keys of the tensors and of the moment.
+    guards: Any = torch._C._dynamo.guards
+    fits = guards.TensorGuards(
+        *tensors,
+        dynamic_dims_sizes=[list(x.shape) for x in tensors],
+        dynamic_dims_strides=[list(x.stride()) for x in tensors],
+    ).check
+    if not fits(*tensors):  # the same tensor in two places, say
+        return
+    if len(KINDS) >= MOST_OPTIONS:
         KINDS.clear()
-    KINDS[key] = kind.bare(launch)
+    KINDS[key] = (kind.bare(launch, fits), *KINDS.get(key, ()))[:MOST_KINDS]
 
 
 # --- routes ---------------------------------------------------------------------------------------
