@@ -304,9 +304,7 @@ def prepare(request: Request) -> Launch | None:
     )
 
 
-def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
-    """Lay out the gradient from above, one number for each row."""
-    return xp.contiguous(upstream)
+spread = common.spread
 
 
 def value_shape(problem: Request | Problem) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from nbloss.engine import chunks, compiler
 from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Request, Stage
 from nbloss.engine.memory import COMPUTED, NARROW, STORED, WIDEN, array_at
+from nbloss.engine.problem import Problem
 
 GROUPS_PER_CHUNK = 4096
 # The first integers of every worker, which the combiner reads as well.
@@ -104,3 +105,8 @@ def stage(
 def gradient_places(request: Request) -> tuple[Any, ...]:
     """Where each operand's gradient lies; 0 if it is not wanted."""
     return tuple(At("gradient", k) if want else 0 for k, want in enumerate(request.wanted))
+
+
+def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
+    """Lay out the gradient from above, one number for each row."""
+    return xp.contiguous(upstream)

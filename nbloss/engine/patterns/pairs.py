@@ -170,14 +170,12 @@ def prepare(request: Request) -> Launch | None:
     )
 
 
-def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
-    """Lay out the gradient from above, one number for each row."""
-    return xp.contiguous(upstream)
-
-
 def dimensions(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and classes of an input's shape: (), (C) or (N, C)."""
     return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+spread = common.spread
 
 
 def value_shape(problem: Request | Problem) -> tuple[int, ...]:
