@@ -51,17 +51,18 @@ from nbloss.engine.registry import Definition
 SMOOTHING = FIRST_PARAMETER
 
 
-def log_sum_exp(scores, base, step, classes, length):
+def log_sum_exp(scores, step, classes, length):
     """The largest score, and the logarithm of the sum of exponentials relative to it."""
-    top = widen(scores[base])
+    top = widen(scores[0])
     for c in range(1, classes):
-        x = widen(scores[base + c * step])
+        x = widen(scores[c * step])
         top = x if x > top else top
     total = 0.0
     for start in range(0, classes, length):
         partial = COMPUTED(0.0)
-        for c in range(start, min(start + length, classes)):
-            partial += exp(widen(scores[base + c * step]) - top)
+        part = scores[start * step :]
+        for c in range(min(length, classes - start)):
+            partial += exp(widen(part[c * step]) - top)
         total += partial
     return top, log(COMPUTED(total))
 
@@ -89,6 +90,7 @@ def template(integers, floats, chunk):
     samples, classes, places = integers[SAMPLES], integers[CLASSES], integers[PLACES]
     sample_step, length = integers[SAMPLE_STEP], integers[LENGTH]
     step = 1 if DENSE else integers[CLASS_STEP]
+    gap = 1 if DENSE else places
     rows = samples * places
     extent = (
         (samples - 1) * sample_step + (classes - 1) * step + places if rows * classes > 0 else 0
@@ -128,6 +130,12 @@ def template(integers, floats, chunk):
         place = row - sample * places
         base = sample * sample_step + place
         out = sample * classes * places + place
+        # Views that start at the row, so that no index can be taken for a negative one, which
+        # would be tested for at every class.
+        row_scores = scores[base : base + classes] if DENSE else scores[base:]
+        row_shares = shares[out : out + classes] if DENSE else shares[out:]
+        slopes = gradient[out : out + classes] if DENSE else gradient[out:]
+        share_slopes = share_gradient[out : out + classes] if DENSE else share_gradient[out:]
         factor = scale * widen(upstream[row]) if FROM_ABOVE else scale
         label = labels[row] if LABELS else 0
         ignored = classes == 0 or (LABELS and label == integers[IGNORED])
@@ -139,7 +147,7 @@ def template(integers, floats, chunk):
                 values[row] = narrow(nothing)
             if WANTED[0]:
                 for c in range(classes):
-                    gradient[out + c * places] = narrow(nothing)
+                    slopes[c * gap] = narrow(nothing)
             total += nothing
             continue
         weight = one
@@ -147,19 +155,19 @@ def template(integers, floats, chunk):
             weight = widen(weights[label])
 
         if PICKED:
-            outputs = loss(widen(scores[base + label * step]), weight)
+            outputs = loss(widen(row_scores[label * step]), weight)
             value = 1.0 * outputs[0]
             if WANTED[0]:
-                gradient[out + label * places] = narrow(factor * outputs[1])
+                slopes[label * gap] = narrow(factor * outputs[1])
         else:
-            top, normalizer = log_sum_exp(scores, base, step, classes, length)
+            top, normalizer = log_sum_exp(row_scores, step, classes, length)
             value = 0.0
             if LABELS:
                 own = kept * weight if SMOOTHED else weight
                 all_shares = own + whole
                 if SMOOTHED:
                     own = own + spread * weight
-                picked = loss(widen(scores[base + label * step]) - top, normalizer, own, all_shares)
+                picked = loss(widen(row_scores[label * step]) - top, normalizer, own, all_shares)
                 value += picked[0]
                 if SMOOTHED or WANTED[0]:
                     for c in range(classes):
@@ -167,24 +175,24 @@ def template(integers, floats, chunk):
                         if SMOOTHED:
                             share = spread * widen(weights[c]) if WEIGHTED else spread
                         outputs = loss(
-                            widen(scores[base + c * step]) - top, normalizer, share, all_shares
+                            widen(row_scores[c * step]) - top, normalizer, share, all_shares
                         )
                         if SMOOTHED:
                             value += zero if c == label else outputs[0]
                         if WANTED[0]:
-                            gradient[out + c * places] = narrow(factor * outputs[1])
+                            slopes[c * gap] = narrow(factor * outputs[1])
                     if WANTED[0]:
-                        gradient[out + label * places] = narrow(factor * picked[1])
+                        slopes[label * gap] = narrow(factor * picked[1])
             else:
                 mass = 0.0
                 for c in range(classes):
-                    share = widen(shares[out + c * places])
+                    share = widen(row_shares[c * gap])
                     if SMOOTHED:
                         share = kept * share + spread
                     mass += widen(weights[c]) * share if WEIGHTED else share
                 all_shares = COMPUTED(mass)
                 for c in range(classes):
-                    share = widen(shares[out + c * places])
+                    share = widen(row_shares[c * gap])
                     portion = one
                     if SMOOTHED:
                         share = kept * share + spread
@@ -193,14 +201,12 @@ def template(integers, floats, chunk):
                         weight = widen(weights[c])
                         share = weight * share
                         portion = weight * portion
-                    outputs = loss(
-                        widen(scores[base + c * step]) - top, normalizer, share, all_shares
-                    )
+                    outputs = loss(widen(row_scores[c * step]) - top, normalizer, share, all_shares)
                     value += outputs[0]
                     if WANTED[0]:
-                        gradient[out + c * places] = narrow(factor * outputs[1])
+                        slopes[c * gap] = narrow(factor * outputs[1])
                     if WANTED[1]:
-                        share_gradient[out + c * places] = narrow(factor * portion * outputs[2])
+                        share_slopes[c * gap] = narrow(factor * portion * outputs[2])
         if EACH:
             values[row] = narrow(COMPUTED(value))
         total += value
@@ -266,7 +272,7 @@ def prepare(request: Request) -> Launch | None:
         has_weight,
         options.smoothing > 0.0,
         request.upstream is not None,
-        class_step == 1,
+        class_step == 1 and places == 1,
     )
     mean = request.reduction == "mean"
     walk: dict[str, Any] = {}

@@ -63,11 +63,14 @@ def template(integers, floats, chunk):
 
     total = 0.0
     for row in range(chunk * integers[PER_CHUNK], min(rows, (chunk + 1) * integers[PER_CHUNK])):
+        # Views that start at the row or the run, so that no index can be taken for a negative one,
+        # which would be tested for at every class.
+        begin = row * classes
+        row_scores = scores[row * row_step :]
         for c in range(classes):
-            score[c] = widen(scores[row * row_step + c * step])
+            score[c] = widen(row_scores[c * step])
             is_other[c] = one
             pull[c] = zero
-        begin = row * classes
         count = 0
         while count < classes and 0 <= labels[begin + count] < classes:
             own_labels[count] = labels[begin + count]
@@ -80,13 +83,14 @@ def template(integers, floats, chunk):
             for start in range(0, classes, length):
                 cost = zero
                 slopes = zero
-                for c in range(start, min(start + length, classes)):
-                    outputs = loss(own, score[c])
-                    counts = is_other[c] > zero
+                others, is_one, pulls = score[start:], is_other[start:], pull[start:]
+                for c in range(min(length, classes - start)):
+                    outputs = loss(own, others[c])
+                    counts = is_one[c] > zero
                     cost += outputs[0] if counts else zero
                     if WANTED:
                         slopes += outputs[1] if counts else zero
-                        pull[c] += outputs[2] if counts else zero
+                        pulls[c] += outputs[2] if counts else zero
                 value += cost
                 own_pull += slopes
             if WANTED:
@@ -103,8 +107,9 @@ def template(integers, floats, chunk):
             factor = scale
             if FROM_ABOVE:
                 factor = scale * widen(upstream[row])
+            row_gradient = gradient[begin : begin + classes]
             for c in range(classes):
-                gradient[begin + c] = narrow(factor * pull[c])
+                row_gradient[c] = narrow(factor * pull[c])
     if SUMMED:
         sums[chunk] = total
 

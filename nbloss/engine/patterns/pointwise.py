@@ -61,13 +61,21 @@ def template(integers, floats, chunk):
         start = (segment - row * per_row) * length
         count = min(length, columns - start)
         begin = row * columns + start
-        bases = tuple(row * outer[k] + start * inner[k] for k in ARRAYS)
+        end = begin + count
+        # Views that start at the segment: an index that may be negative, for all that the compiler
+        # knows, would be tested for it at every element, and the loop would not be vectorised.
+        if DENSE:
+            parts = tuple(arrays[k][begin:end] for k in ARRAYS)
+        else:
+            parts = tuple(arrays[k][row * outer[k] + start * inner[k] :] for k in ARRAYS)
+        slopes = tuple(gradients[k][begin:end] for k in DERIVATIVES)
+        results = values[begin:end]
         total = COMPUTED(0.0)
         for i in range(count):
             if DENSE:
-                numbers = tuple(widen(arrays[k][begin + i]) for k in ARRAYS)
+                numbers = tuple(widen(parts[k][i]) for k in ARRAYS)
             else:
-                numbers = tuple(widen(arrays[k][bases[k] + i * inner[k]]) for k in ARRAYS)
+                numbers = tuple(widen(parts[k][i * inner[k]]) for k in ARRAYS)
             outputs = loss(*numbers[:OPERANDS], *parameters)
             value = outputs[0]
             factor = scale
@@ -76,15 +84,15 @@ def template(integers, floats, chunk):
             if WEIGHTED:
                 value = numbers[OPERANDS] * outputs[0]
                 if WANTED[LAST]:
-                    gradients[LAST][begin + i] = narrow(factor * outputs[0])
+                    slopes[LAST][i] = narrow(factor * outputs[0])
                 factor = factor * numbers[OPERANDS]
             if EACH:
-                values[begin + i] = narrow(value)
+                results[i] = narrow(value)
             if SUMMED:
                 total += value
             for k in FORMULAS:
                 if WANTED[k]:
-                    gradients[k][begin + i] = narrow(factor * outputs[1 + k])
+                    slopes[k][i] = narrow(factor * outputs[1 + k])
         if SUMMED:
             sums[segment] = total
 

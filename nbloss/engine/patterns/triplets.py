@@ -56,26 +56,27 @@ def terms_at(x, x_at, y, y_at, parameters):
         return term(widen(x[x_at]), widen(y[y_at]), *parameters)
 
 
-def measure(x, x_base, x_step, y, y_base, y_step, columns, length, parameters):
+def measure(x, x_step, y, y_step, columns, length, parameters):
     """Walk over a row: its distance, the derivative by each sum, and the first sum itself."""
     if REDUCE == "sum":
         totals = tuple(0.0 for k in SUMS)
         for start in range(0, columns, length):
             partial = tuple(COMPUTED(0.0) for k in SUMS)
-            for i in range(start, min(start + length, columns)):
-                terms = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)
+            x_part, y_part = x[start * x_step :], y[start * y_step :]
+            for i in range(min(length, columns - start)):
+                terms = terms_at(x_part, i * x_step, y_part, i * y_step, parameters)
                 partial = tuple(partial[k] + terms[k][0] for k in SUMS)
             totals = tuple(totals[k] + partial[k] for k in SUMS)
         sums = tuple(COMPUTED(totals[k]) for k in SUMS)
         shared = COMPUTED(1.0)
     else:
-        extreme = terms_at(x, x_base, y, y_base, parameters)[0][0]
+        extreme = terms_at(x, 0, y, 0, parameters)[0][0]
         for i in range(1, columns):
-            size = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)[0][0]
+            size = terms_at(x, i * x_step, y, i * y_step, parameters)[0][0]
             extreme = larger(extreme, size) if REDUCE == "max" else smaller(extreme, size)
         ties = 0
         for i in range(columns):
-            size = terms_at(x, x_base + i * x_step, y, y_base + i * y_step, parameters)[0][0]
+            size = terms_at(x, i * x_step, y, i * y_step, parameters)[0][0]
             if size == extreme:
                 ties += 1
         sums = (extreme,)
@@ -130,20 +131,21 @@ def template(integers, floats, chunk):
     margin = COMPUTED(floats[MARGIN])
     parameters = tuple(COMPUTED(floats[FIRST_OF_DISTANCE + k]) for k in PARAMETERS)
     scale = COMPUTED(floats[GRADIENT_SCALE])
-    anchor, positive, negative = arrays
 
     total = 0.0
     for row in range(first, last):
-        a, p, n = tuple(row * outer[k] for k in THREE)
+        # Views that start at the row, so that no index can be taken for a negative one, which would
+        # be tested for at every column.
+        anchor, positive, negative = tuple(arrays[k][row * outer[k] :] for k in THREE)
         near, near_slopes, near_extreme = measure(
-            anchor, a, inner[0], positive, p, inner[1], near_columns, length, parameters
+            anchor, inner[0], positive, inner[1], near_columns, length, parameters
         )
         far, far_slopes, far_extreme = measure(
-            anchor, a, inner[0], negative, n, inner[2], far_columns, length, parameters
+            anchor, inner[0], negative, inner[2], far_columns, length, parameters
         )
         if SWAP:
             swapped, swap_slopes, swap_extreme = measure(
-                positive, p, inner[1], negative, n, inner[2], swap_columns, length, parameters
+                positive, inner[1], negative, inner[2], swap_columns, length, parameters
             )
             closest, far_part, swap_part = nearer(far, swapped)
             value, near_slope, far_slope = loss(near, closest, margin)
@@ -161,19 +163,20 @@ def template(integers, floats, chunk):
             if FROM_ABOVE:
                 factor = scale * widen(upstream[row])
             begin = row * columns
+            slopes = tuple(gradients[k][begin : begin + columns] for k in THREE)
             # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
             if near_slope == 0.0 and far_slope == 0.0 and measured - measured == 0.0:
-                for i in range(begin, begin + columns):
+                for i in range(columns):
                     for k in THREE:
                         if WANTED[k]:
-                            gradients[k][i] = narrow(COMPUTED(0.0))
+                            slopes[k][i] = narrow(COMPUTED(0.0))
             else:
                 near_slopes = tuple(factor * near_slope * near_slopes[k] for k in SUMS)
                 far_slopes = tuple(factor * far_slope * far_slopes[k] for k in SUMS)
                 if SWAP:
                     swap_slopes = tuple(factor * swap_slope * swap_slopes[k] for k in SUMS)
                 for i in range(columns):
-                    at_a, at_p, at_n = a + i * inner[0], p + i * inner[1], n + i * inner[2]
+                    at_a, at_p, at_n = i * inner[0], i * inner[1], i * inner[2]
                     near_pull = pull(
                         terms_at(anchor, at_a, positive, at_p, parameters),
                         near_slopes,
@@ -199,11 +202,11 @@ def template(integers, floats, chunk):
                         on_positive = on_positive + swap_pull[0]
                         on_negative = on_negative + swap_pull[1]
                     if WANTED[0]:
-                        gradients[0][begin + i] = narrow(near_pull[0] + far_pull[0])
+                        slopes[0][i] = narrow(near_pull[0] + far_pull[0])
                     if WANTED[1]:
-                        gradients[1][begin + i] = narrow(on_positive)
+                        slopes[1][i] = narrow(on_positive)
                     if WANTED[2]:
-                        gradients[2][begin + i] = narrow(on_negative)
+                        slopes[2][i] = narrow(on_negative)
     if SUMMED:
         sums[chunk] = total
 
