@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from nbloss.engine import primitives, scalars
+from nbloss.engine import elementary, primitives, scalars
 
 # Sums may be reordered in templates (they add up blocks) but not within definitions; neither may
 # assume that there is no NaN or infinity.
@@ -23,6 +23,14 @@ SCALAR_MATH = {"contract", "nsz"}
 TEMPLATE_MATH = {"contract", "nsz", "reassoc"}
 
 SCALARS = {name: getattr(scalars, name) for name in primitives.NAMES}
+
+
+@functools.cache
+def words(dtype: type) -> dict[str, Callable]:
+    """Give what the primitives mean in kernels that compute in a type."""
+    if numba.config.DISABLE_JIT:
+        return SCALARS
+    return {**SCALARS, **elementary.WORDS[dtype]}
 
 
 def _is_number(value: Any) -> bool:
@@ -89,8 +97,23 @@ def bind_scalar(function: Callable, dtype: type) -> Callable:
 
     Every number constant becomes one of the type: a bare literal would promote float32 to float64.
     """
-    bound = bind(function, SCALARS, dtype, lambda helper: bind_scalar(helper, dtype))
-    return numba.njit(fastmath=SCALAR_MATH)(named(bound, digest(function, dtype)))
+    for name, word in words(dtype).items():
+        if function is getattr(primitives, name):
+            function = word
+    if not isinstance(function, python_types.FunctionType):
+        return function  # compiled already
+    bound = bind(function, words(dtype), dtype, lambda helper: bind_scalar(helper, dtype))
+    return compiled(named(bound, digest(function, dtype)), SCALAR_MATH)
+
+
+def compiled(function: Callable, math: set[str]) -> Callable:
+    """Have Numba compile a function when it is called in a kernel.
+
+    A division by zero gives an infinity or a NaN, as IEEE 754 has it. A Python exception would cost
+    a branch at each, and the loop could not be vectorised; nor could one with a call in it, which
+    LLVM would leave in the place of all but the smallest formulas.
+    """
+    return numba.njit(fastmath=math, error_model="numpy", forceinline=True)(function)
 
 
 def named(function: Callable, suffix: str) -> Callable:

@@ -73,11 +73,11 @@ def _compile(
     names["COMPUTED"] = dtype
     for helper in helpers:
         unrolled = binding.named(unroll(helper, names), suffix)
-        names[helper.__name__] = numba.njit(fastmath=binding.TEMPLATE_MATH)(unrolled)
+        names[helper.__name__] = binding.compiled(unrolled, binding.TEMPLATE_MATH)
     bound = binding.named(unroll(template, names), suffix)
     if numba.config.DISABLE_JIT:
         return bound
-    options = {"nopython": True, "fastmath": binding.TEMPLATE_MATH}
+    options = {"nopython": True, "fastmath": binding.TEMPLATE_MATH, "error_model": "numpy"}
     compiled: Any = CFunc(bound, (_SIGNATURE.args, _SIGNATURE.return_type), {}, options)
     compiled._cache = cache.kernel_cache(bound)
     compiled.compile()

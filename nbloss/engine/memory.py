@@ -120,7 +120,7 @@ def _round_half(typingctx, x):
 
 
 @intrinsic
-def _bits(typingctx, x):
+def bits(typingctx, x):
     def codegen(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.IntType(32))
 
@@ -128,11 +128,27 @@ def _bits(typingctx, x):
 
 
 @intrinsic
-def _from_bits(typingctx, x):
+def from_bits(typingctx, x):
     def codegen(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), codegen
+
+
+@intrinsic
+def bits64(typingctx, x):
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.uint64(types.float64), codegen
+
+
+@intrinsic
+def from_bits64(typingctx, x):
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.uint64), codegen
 
 
 @overload(_half_to_float)
@@ -147,15 +163,15 @@ def _overload_float_to_half(x):
 
 @overload(_bfloat16_to_float)
 def _overload_bfloat16_to_float(x):
-    return lambda x: _from_bits(np.uint32(x) << np.uint32(16))
+    return lambda x: from_bits(np.uint32(x) << np.uint32(16))
 
 
 @overload(_float_to_bfloat16)
 def _overload_float_to_bfloat16(x):
     def implementation(x):
-        bits = _bits(np.float32(x))
-        carry = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        rounded = np.uint16((np.uint32(bits + carry)) >> np.uint32(16))
+        word = bits(np.float32(x))
+        carry = np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
+        rounded = np.uint16((np.uint32(word + carry)) >> np.uint32(16))
         return np.uint16(0x7FC0) if x != x else rounded
 
     return implementation

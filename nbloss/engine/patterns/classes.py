@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks
-from nbloss.engine import scalars as scalar_math
+from nbloss.engine import chunks, primitives
 from nbloss.engine.launch import (
     FIRST_PARAMETER,
     GRADIENT_SCALE,
@@ -229,7 +228,7 @@ def kernel(
     """Compile the template for one way of using it; see :func:`~.common.specialize`."""
     return common.specialize(
         template,
-        {"loss": definition.formula, "exp": scalar_math.exp, "log": scalar_math.log},
+        {"loss": definition.formula, "exp": primitives.exp, "log": primitives.log},
         dtype,
         value=value,
         upstream=upstream,
