@@ -41,6 +41,8 @@ class Kind(NamedTuple):
         Which constants there are.
     nothing : tuple of None
         The gradients of these constants.
+    saved : tuple of (dtype, shape)
+        What the tensors are.
     """
 
     problem: Problem
@@ -52,6 +54,7 @@ class Kind(NamedTuple):
     keeps: bool = False
     constants: tuple[bool, ...] = ()
     nothing: tuple[None, ...] = ()
+    saved: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = ()
 
     def bare(self, launch: Launch | None = None, fits: Callable[..., bool] | None = None) -> "Kind":
         """Let go of the arrays."""
@@ -63,17 +66,35 @@ class Kind(NamedTuple):
             keeps=any(self.early) and self.problem.reduction != "none",
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),
+            saved=tuple(
+                (x.dtype, tuple(x.shape)) for x in (*self.problem.operands, *present(constants))
+            ),
         )
 
     def filled(self, tensors: tuple) -> Problem:
         """Give the problem that has these tensors."""
         count = self.operands
-        constants = iter(tensors[count:])
+        arrays = [
+            as_saved(x, dtype, shape) for x, (dtype, shape) in zip(tensors, self.saved, strict=True)
+        ]
+        constants = iter(x.contiguous() for x in arrays[count:])
         return replace(
             self.problem,
-            operands=tuple(tensors[:count]),
+            operands=tuple(arrays[:count]),
             constants=tuple(next(constants) if there else None for there in self.constants),
         )
+
+
+def as_saved(x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """Bring back a tensor that was saved: hooks may have put another in its place."""
+    if tuple(x.shape) != shape:
+        raise RuntimeError(
+            f"a tensor that was saved with shape {list(shape)} came back with {list(x.shape)}"
+        )
+    if x.dtype != dtype or not tensors_bridge.is_plain(x):
+        x = x.to("cpu", dtype).resolve_neg()
+        x = torch.zeros_like(x) if x._is_zerotensor() else x
+    return x
 
 
 class LossFunction(torch.autograd.Function):
@@ -97,12 +118,14 @@ class LossFunction(torch.autograd.Function):
         tensors = ctx.saved_tensors  # also says whether an operand was changed in between
         kind = ctx.kind
         # With create_graph=True the gradient has to have a graph, too; it may be differentiated
-        # forward, or for a batch, which is what `is_grads_batched=True` hands over.
+        # forward, or for a batch, which is what `is_grads_batched=True` hands over. What comes from
+        # above may also be no plain numbers.
         if (
             _grad_enabled()
             or _transforms() is not None
             or forward_ad._current_level >= 0
             or _is_batch(upstream)
+            or not (upstream.dim() == 0 or tensors_bridge.is_plain(upstream))
         ):
             again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
             return (None, *again, *kind.nothing)
@@ -120,6 +143,9 @@ class LossFunction(torch.autograd.Function):
                         gradient.mul_(scale)
         return (None, *gradients, *kind.nothing)
 
+
+# What compiles a whole backward leaves this step as it is: engine and kernels are no graph.
+LossFunction.backward._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 # torch's `Function.apply` looks for transforms once more, and for leftovers of them.
 # `nbloss.bridge.routes` has excluded both.

@@ -36,8 +36,8 @@ WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 def number(value: float, dtype: torch.dtype) -> Tensor:
     """Make a tensor of a number that belongs to no transform, whichever is in progress."""
-    with torch._C._DisableFuncTorch():
-        return torch.tensor(value, dtype=dtype)
+    with torch._C._DisableFuncTorch(), torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 def bound(formula: Callable, dtype: torch.dtype) -> Callable:
@@ -263,9 +263,12 @@ def evaluate(problem: Problem) -> Tensor:
 def gradients(problem: Problem, upstream: Tensor, wanted: tuple[bool, ...]) -> tuple:
     """Give the wanted gradients; they can be differentiated again if autograd is on."""
     again = torch.is_grad_enabled()
-    operands = [x for x, want in zip(problem.operands, wanted, strict=True) if want]
     with torch.enable_grad():
-        value = evaluate(problem)
+        # Differentiated by views: an operand's own history, which another operand may share, and
+        # its hooks are for the caller's graph.
+        views = tuple(x.view_as(x) for x in problem.operands)
+        value = evaluate(replace(problem, operands=views))
+    operands = [x for x, want in zip(views, wanted, strict=True) if want]
     found = torch.autograd.grad(
         value, operands, upstream, create_graph=again, materialize_grads=True
     )

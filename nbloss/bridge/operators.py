@@ -18,7 +18,7 @@ from nbloss import functional
 from nbloss.bridge import composite, originals
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
-from nbloss.engine.distance import NAMED, Distance
+from nbloss.engine.distance import Distance, recall
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import LOSSES
@@ -130,12 +130,7 @@ def readable(name: str, given: tuple) -> dict[str, Any]:
         if key.startswith(PAIRWISE):
             _, p, eps = key.split()
             return {**named, "distance_function": lp(float(p), float(eps))}
-        if key and key not in NAMED:
-            raise KeyError(
-                f"there is no distance {key}: import the module that defines it before a program "
-                "that uses it is run"
-            )
-        named["distance_function"] = NAMED[key] if key else None
+        named["distance_function"] = recall(key) if key else None
     return named
 
 
@@ -163,14 +158,17 @@ def define(name: str) -> None:
             problem = problem_of(name, given)
         except Unserved as refusal:
             return originals.unserved(name, refusal.error, (), readable(name, given))
-        shape: tuple = ()
-        if problem.reduction == "none":
-            shape = PATTERNS[problem.definition.pattern].value_shape(problem)
-        return problem.operands[0].new_empty(shape)
+        return problem.operands[0].new_empty(shape_of(problem))
 
     def gradients(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
         problem = problem_of(name, given)
         by_operand = in_order(problem, wanted)
+        value = problem.operands[0].new_empty(shape_of(problem), device="meta")
+        if (upstream.dtype, upstream.shape) != (value.dtype, value.shape):
+            raise RuntimeError(
+                f"{slopes}(): upstream must be of {value.dtype} and of shape {list(value.shape)}, "
+                f"got {upstream.dtype} and {list(upstream.shape)}"
+            )
         scale = upstream if problem.reduction == "none" else upstream.item()
         found = backward(tensors_bridge, problem, scale, by_operand)
         return as_given(name, problem, found, given)
@@ -188,6 +186,9 @@ def define(name: str) -> None:
         return tuple(chosen[word] for word in problem.names)
 
     def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        for x, word in zip(operands(inputs), TENSORS[name], strict=False):
+            if word == "weight" and name in WEIGHED_CLASSES and x is not None and x.requires_grad:
+                raise RuntimeError(f"{name}(): there is no gradient by weight")
         ctx.save_for_backward(*operands(inputs))
         ctx.others = tuple(
             None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=False)
@@ -213,6 +214,13 @@ def define(name: str) -> None:
     torch.library.register_fake(f"nbloss::{name}", value_stand_in, lib=library)
     torch.library.register_fake(f"nbloss::{slopes}", gradients_stand_in, lib=library)
     torch.library.register_autograd(f"nbloss::{name}", back, setup_context=keep, lib=library)
+
+
+def shape_of(problem: Problem) -> tuple[int, ...]:
+    """Shape of a problem's value."""
+    if problem.reduction != "none":
+        return ()
+    return PATTERNS[problem.definition.pattern].value_shape(problem)
 
 
 def as_given(name: str, problem: Problem, gradients: Sequence, given: tuple) -> list[Tensor]:

@@ -18,6 +18,7 @@ what is wrong in its own words.
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -28,6 +29,7 @@ from nbloss.bridge import composite, operators, originals
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.autograd import Kind, LossFunction, apply
 from nbloss.bridge.refusal import Unserved
+from nbloss.engine.distance import Distance
 from nbloss.engine.evaluate import first_pass, fitted, forward, run
 from nbloss.engine.problem import present
 
@@ -73,6 +75,8 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
 KINDS: dict[tuple, tuple[Kind, ...]] = {}
 MOST_KINDS = 8  # of the same options
 MOST_OPTIONS = 1024
+# Options that stay what they are.
+LASTING = (bool, int, float, str, type(None), np.generic, Distance)
 DEPRECATED = ("size_average", "reduce")  # torch warns of these at every call
 
 
@@ -93,6 +97,7 @@ def likeness(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[An
             key.append(name)
         else:
             key += name, kind, x
+    key.append(len(tensors))
     return tuple(key), tensors
 
 
@@ -107,8 +112,8 @@ def remember(
     given = inspect.signature(function).bind(*arguments, **named).arguments
     if any(given.get(word) is not None for word in DEPRECATED):
         return
-    if any(isinstance(x, torch.nn.Module) for x in given.values()):
-        return  # a distance that can be changed
+    if not all(isinstance(x, (Tensor, *LASTING)) for x in given.values()):
+        return  # a distance, say, that can be changed
     problem = kind.problem
     arrays = (*problem.operands, *present(problem.constants))
     if len(arrays) != len(tensors) or any(x is not y for x, y in zip(arrays, tensors, strict=True)):

@@ -69,7 +69,9 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 # The quickest way to a new number is after another.
-NUMBERS = {name: torch.empty((), dtype=kind) for kind, name in FLOATS.items()}
+# They are real ones, whichever modes and transforms are in progress when this module is imported.
+with torch._C._DisableTorchDispatch(), torch._C._DisableFuncTorch(), torch.inference_mode(False):
+    NUMBERS = {name: torch.empty((), dtype=kind, device="cpu") for kind, name in FLOATS.items()}
 
 
 # As much again, contiguous if it is.
@@ -108,9 +110,11 @@ def tensor(loss: str, argument: str, value: Any) -> Tensor:
         if not hasattr(type(value), "__torch_function__"):
             raise TypeError(message)
         refuse(TypeError(message))
-    if value.layout != torch.strided or value.device.type != "cpu" or value._is_zerotensor():
+    if value.is_neg():
+        value = value.resolve_neg()
+    if not is_plain(value):
         refuse(NotImplementedError(f"{loss}(): {argument} is {value.layout} on {value.device}"))
-    return value.resolve_neg() if value.is_neg() else value
+    return value
 
 
 def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, ...]:
@@ -194,6 +198,16 @@ def is_pairwise(function: Any) -> bool:
         and not function.keepdim
         and not (function._forward_hooks or function._forward_pre_hooks)
         and not (function._backward_hooks or function._backward_pre_hooks)
+    )
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether the memory of a tensor holds its numbers, on the CPU."""
+    return (
+        x.layout == torch.strided
+        and x.device.type == "cpu"
+        and not x.is_neg()
+        and not x._is_zerotensor()
     )
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 REDUCTIONS = ("sum", "max", "min")
 
 
-# All distances, by what stands for them in a graph that can be stored.
-NAMED: dict[str, "Distance"] = {}
+# The distances that there are, by what stands for them in a graph that can be stored.
+NAMED: "WeakValueDictionary[str, Distance]" = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,9 @@ class Distance:
     key: str = ""
 
     def __post_init__(self) -> None:
-        numbers = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
-        key = f"{self.formula.__module__}.{self.formula.__qualname__}({numbers})"
-        while key in NAMED and NAMED[key].pieces != self.pieces:
+        numbers = " ".join(f"{k}={v!r}" for k, v in self.parameters.items())
+        key = f"{self.formula.__module__} {self.formula.__qualname__} {numbers}"
+        while (known := NAMED.get(key)) is not None and known.pieces != self.pieces:
             key += "'"  # another one of the same name
         object.__setattr__(self, "key", key)
         NAMED[key] = self
@@ -100,6 +101,19 @@ def _recall(module: str, name: str, parameters: dict[str, float]) -> Distance:
     """Find a distance where it was defined."""
     found = getattr(importlib.import_module(module), name)
     return found.with_parameters(**parameters)
+
+
+def recall(key: str) -> Distance:
+    """Find a distance by its key, if need be where it was defined."""
+    found = NAMED.get(key)
+    if found is None:
+        module, name, *numbers = key.split(" ")
+        try:
+            parameters = {k: float(v) for k, v in (x.split("=") for x in numbers if x)}
+            found = _recall(module, name, parameters)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise KeyError(f"there is no distance {key!r} (any more): {error}") from error
+    return found
 
 
 def triples(terms: tuple) -> tuple:

@@ -8,6 +8,8 @@ The reduction is that of W. J. Cody and W. Waite, "Software Manual for the Eleme
 (1980); the coefficients are those of S. L. Moshier's Cephes library (netlib.org/cephes).
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -128,7 +130,7 @@ def log1p_float64(x):
 
 
 # What stands for the words of the same names in kernels of each type.
-WORDS = {
+WORDS: dict[Any, dict[str, Any]] = {
     np.float32: {"exp": exp_float32, "log1p": log1p_float32},
     np.float64: {"exp": exp_float64, "log1p": log1p_float64},
 }

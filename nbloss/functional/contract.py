@@ -29,7 +29,7 @@ def reduction(
         warnings.warn(
             f"size_average and reduce args will be deprecated, please use reduction='{value}' "
             "instead.",
-            stacklevel=4,
+            stacklevel=6,
         )
     if not isinstance(value, str) or value not in REDUCTIONS:
         refuse(ValueError(message.format(value)))
@@ -38,7 +38,9 @@ def reduction(
 
 def number(loss: str, argument: str, value: Any) -> float:
     """Check a parameter that is a number."""
-    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+    single = isinstance(value, int | float) or getattr(value, "shape", None) == ()
+    # A tensor that wants a gradient would not get one.
+    if not single or getattr(value, "requires_grad", False):
         refuse(TypeError(f"{loss}(): {argument} must be a number, got {type(value).__name__}"))
     return float(value)
 
@@ -46,6 +48,8 @@ def number(loss: str, argument: str, value: Any) -> float:
 def integer(loss: str, argument: str, value: Any) -> int:
     """Check a parameter that is an integer of 64 bits."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         value = operator.index(value)
     except TypeError:
         refuse(TypeError(f"{loss}(): {argument} must be an int, got {type(value).__name__}"))

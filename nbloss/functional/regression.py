@@ -86,7 +86,7 @@ def huber_loss(
             f"Using a target size ({operands[1].shape}) that is different to the input size "
             f"({operands[0].shape}). This will likely lead to incorrect results due to "
             "broadcasting. Please ensure they have the same size.",
-            stacklevel=3,
+            stacklevel=5,
         )
     return Problem(
         definitions.huber_loss, xp.expand(operands, shape), tuple(named), (delta,), reduction

@@ -4,6 +4,7 @@ A formula gives what one coordinate adds to a sum, and the derivatives of that b
 ``finish`` makes the distance of the sum, and its derivative. The engine applies the chain rule.
 """
 
+import functools
 import math
 
 from nbloss.engine.distance import Distance, distance
@@ -91,6 +92,7 @@ def cosine(x, y, eps=1e-8):
     return (x * y, y, x), (x * x, 2.0 * x, 0.0 * y), (y * y, 0.0 * x, 2.0 * y)
 
 
+@functools.lru_cache(maxsize=256)
 def lp(p: float = 2.0, eps: float = 0.0) -> Distance:
     """The p-norm of ``x - y + eps``.
 

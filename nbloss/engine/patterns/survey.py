@@ -65,7 +65,7 @@ def gather(integers, floats, chunk):
         if integers[FIRST_BAD] < 0 and found[2 * i + 1] >= 0.0:
             integers[FIRST_BAD] = np.int64(found[2 * i + 1])
     if integers[MEAN] > 0:
-        factor = 1.0 / total if total != 0.0 else np.nan
+        factor = 1.0 / total if total != 0.0 else np.inf  # times zero it is NaN
         floats[VALUE_SCALE] *= factor
         floats[GRADIENT_SCALE] *= factor
 
