@@ -129,6 +129,65 @@ def log1p_float64(x):
     return np.nan if x < -1.0 or x != x else y
 
 
+@numba.njit(forceinline=True)
+def keep_float32(x, mask):
+    """Give x where all bits of the mask are set, and 0 where none is.
+
+    A choice between x and 0, added up, LLVM turns into a choice between two sums, which it does not
+    vectorise.
+    """
+    return from_bits(bits(x) & mask)
+
+
+@numba.njit(forceinline=True)
+def keep_float64(x, mask):
+    return from_bits64(bits64(x) & mask)
+
+
+@numba.njit(forceinline=True)
+def rank_float32(x):
+    """Give an integer that is in the order of the numbers, with NaN at the ends.
+
+    The largest of integers is found in vectors; of numbers it is not, since a NaN is in no order.
+    """
+    b = I(bits(x))
+    return I(b ^ ((b >> I(31)) & I(0x7FFFFFFF)))
+
+
+@numba.njit(forceinline=True)
+def ranked_float32(rank):
+    """Give the number back."""
+    return from_bits(U(rank ^ ((rank >> I(31)) & I(0x7FFFFFFF))))
+
+
+@numba.njit(forceinline=True)
+def rank_float64(x):
+    b = np.int64(bits64(x))
+    return b ^ ((b >> np.int64(63)) & np.int64(0x7FFFFFFFFFFFFFFF))
+
+
+@numba.njit(forceinline=True)
+def ranked_float64(rank):
+    return from_bits64(np.uint64(rank ^ ((rank >> np.int64(63)) & np.int64(0x7FFFFFFFFFFFFFFF))))
+
+
+# The same without Numba.
+def keep_interpreted(x, mask):
+    return x if mask else type(x)(0.0)
+
+
+KEEP: dict[Any, tuple[Any, Any]] = {
+    np.float32: (keep_float32, np.uint32),
+    np.float64: (keep_float64, np.uint64),
+}
+RANK: dict[Any, tuple[Any, Any]] = {
+    np.float32: (rank_float32, ranked_float32),
+    np.float64: (rank_float64, ranked_float64),
+}
+if numba.config.DISABLE_JIT:
+    RANK = dict.fromkeys(RANK, (lambda x: x, lambda x: x))
+    KEEP = {dtype: (keep_interpreted, mask) for dtype, (_, mask) in KEEP.items()}
+
 # What stands for the words of the same names in kernels of each type.
 WORDS: dict[Any, dict[str, Any]] = {
     np.float32: {"exp": exp_float32, "log1p": log1p_float32},

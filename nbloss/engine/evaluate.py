@@ -13,6 +13,7 @@ from typing import Any
 
 from nbloss.engine import driver
 from nbloss.engine.launch import Launch, Request
+from nbloss.engine.pages import LARGE, prefer_large
 from nbloss.engine.patterns import classes, pairs, pointwise, triplets
 from nbloss.engine.problem import Problem, present
 
@@ -139,6 +140,8 @@ def run(
         made = None
         if wanted:
             made = empty_like(x) if launch.contiguous else xp.empty(x.shape, x)
+            if launch.size >= LARGE:
+                prefer_large(xp.address(made), launch.size)
             every.append(made)
         gradients.append(made)
     if shape is not None:

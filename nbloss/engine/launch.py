@@ -5,6 +5,7 @@ are others. What the engine decides on such a call (which kernel, how the work i
 walked) is decided once, and kept as a :class:`Launch`; each call only fills in its addresses.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbloss.engine import chunks
+from nbloss.engine.memory import STORED
 
 INTEGERS = 64  # length of a kernel's block of integers
 FLOATS = 8  # length of its block of floats
@@ -132,6 +134,8 @@ class Launch:
         Whether there is enough to do for threads.
     contiguous : bool
         Whether all operands are.
+    size : int
+        Bytes of an operand.
     quick : function or None
         The driver, once it is known that it always is the same.
     """
@@ -147,6 +151,7 @@ class Launch:
     padding: tuple[int, ...]
     parallel: bool
     contiguous: bool
+    size: int
     quick: Callable[[int, float, tuple[int, ...]], int] | None = None
 
 
@@ -232,4 +237,5 @@ def ready(
         (0,) * (rounded - len(places)),
         work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
         all(chunks.is_contiguous(request.shape, steps) for steps in request.strides),
+        math.prod(request.shape) * np.dtype(STORED[request.dtype]).itemsize,
     )

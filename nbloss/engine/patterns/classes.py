@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbloss.engine import chunks, primitives
+from nbloss.engine.elementary import RANK
 from nbloss.engine.launch import (
     FIRST_PARAMETER,
     GRADIENT_SCALE,
@@ -22,6 +23,7 @@ from nbloss.engine.launch import (
     Request,
     ready,
 )
+from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import array_at
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
@@ -52,10 +54,11 @@ SMOOTHING = FIRST_PARAMETER
 
 def log_sum_exp(scores, step, classes, length):
     """The largest score, and the logarithm of the sum of exponentials relative to it."""
-    top = widen(scores[0])
+    best = rank(widen(scores[0]))
     for c in range(1, classes):
-        x = widen(scores[c * step])
-        top = x if x > top else top
+        other = rank(widen(scores[c * step]))
+        best = other if other > best else best
+    top = ranked(best)
     total = 0.0
     for start in range(0, classes, length):
         partial = COMPUTED(0.0)
@@ -226,6 +229,7 @@ def kernel(
     dense: bool,
 ) -> Any:
     """Compile the template for one way of using it; see :func:`~.common.specialize`."""
+    rank, ranked = RANK[COMPUTING[dtype]]
     return common.specialize(
         template,
         {"loss": definition.formula, "exp": primitives.exp, "log": primitives.log},
@@ -234,6 +238,8 @@ def kernel(
         upstream=upstream,
         dense=dense,
         helpers=(log_sum_exp, clear),
+        rank=rank,
+        ranked=ranked,
         PICKED=len(definition.operands) == 2,
         LABELS=labels,
         WEIGHTED=has_weight,

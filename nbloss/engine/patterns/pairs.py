@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nbloss.engine import chunks
+from nbloss.engine.elementary import KEEP
 from nbloss.engine.launch import (
     GRADIENT_SCALE,
     OUT,
@@ -17,6 +18,7 @@ from nbloss.engine.launch import (
     Request,
     ready,
 )
+from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import array_at, span
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
@@ -54,10 +56,10 @@ def template(integers, floats, chunk):
     upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
     sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
     scale = COMPUTED(floats[GRADIENT_SCALE])
-    zero, one = COMPUTED(0.0), COMPUTED(1.0)
+    zero = COMPUTED(0.0)
 
     score = np.empty(classes, COMPUTED)
-    is_other = np.empty(classes, COMPUTED)  # 1 for a class that is not among the row's labels
+    is_other = np.empty(classes, MASK)  # all bits of a class that is not among the row's labels
     pull = np.empty(classes, COMPUTED)
     own_labels = np.empty(classes, np.int64)
 
@@ -69,12 +71,12 @@ def template(integers, floats, chunk):
         row_scores = scores[row * row_step :]
         for c in range(classes):
             score[c] = widen(row_scores[c * step])
-            is_other[c] = one
+            is_other[c] = MASK(ALL_BITS)
             pull[c] = zero
         count = 0
         while count < classes and 0 <= labels[begin + count] < classes:
             own_labels[count] = labels[begin + count]
-            is_other[own_labels[count]] = zero
+            is_other[own_labels[count]] = MASK(0)
             count += 1
         value = 0.0
         for t in range(count):
@@ -86,11 +88,10 @@ def template(integers, floats, chunk):
                 others, is_one, pulls = score[start:], is_other[start:], pull[start:]
                 for c in range(min(length, classes - start)):
                     outputs = loss(own, others[c])
-                    counts = is_one[c] > zero
-                    cost += outputs[0] if counts else zero
+                    cost += keep(outputs[0], is_one[c])
                     if WANTED:
-                        slopes += outputs[1] if counts else zero
-                        pulls[c] += outputs[2] if counts else zero
+                        slopes += keep(outputs[1], is_one[c])
+                        pulls[c] += keep(outputs[2], is_one[c])
                 value += cost
                 own_pull += slopes
             if WANTED:
@@ -119,6 +120,7 @@ def kernel(
     definition: Definition, dtype: str, wanted: bool, value: str, upstream: bool, dense: bool
 ) -> Any:
     """Compile the template for one way of using it; see :func:`~.common.specialize`."""
+    keep, mask = KEEP[COMPUTING[dtype]]
     return common.specialize(
         template,
         {"loss": definition.formula},
@@ -127,6 +129,9 @@ def kernel(
         upstream=upstream,
         dense=dense,
         WANTED=wanted,
+        keep=keep,
+        MASK=mask,
+        ALL_BITS=int(np.iinfo(mask).max),
     )
 
 
