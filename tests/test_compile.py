@@ -308,6 +308,17 @@ def test_modes_of_the_dispatcher(case: Case) -> None:
     torch.testing.assert_close(graph(*other), function(*other))
 
 
+@pytest.mark.parametrize("patching", [False, True])
+# torch can't script its own function with a distance.
+@pytest.mark.parametrize("name", [n for n in GOOD if "with_distance" not in n])
+def test_scripted_for_torchscript(name: str, patching: bool) -> None:
+    """What is compiled from its source has torch's own function in it."""
+    library = torch.nn if patching else nbloss.nn
+    with nbloss.patch_torch() if patching else torch.enable_grad():
+        scripted = torch.jit.script(getattr(library, LOSSES[name].module)())
+    torch.testing.assert_close(scripted(*GOOD[name]), getattr(F, name)(*GOOD[name]))
+
+
 @CASE
 def test_traced_for_torchscript(case: Case) -> None:
     names, operands = zip(*tensors_of(case).items(), strict=True)

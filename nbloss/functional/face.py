@@ -49,8 +49,16 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     )
     del function.__wrapped__
     function.build = build  # type: ignore[attr-defined]
+    function.__prepare_scriptable__ = lambda: scriptable(function)  # type: ignore[attr-defined]
     function.__module__ = "nbloss.functional"
     return function
+
+
+def scriptable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give TorchScript, which compiles from the source, torch's own function instead."""
+    from nbloss.bridge.originals import ORIGINALS
+
+    return ORIGINALS.get(function.__name__, function)
 
 
 def default(definition: Definition) -> Callable[..., Any]:
