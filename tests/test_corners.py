@@ -6,6 +6,7 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -81,6 +82,16 @@ def test_what_comes_from_above_may_be_no_plain_numbers(name: str, make: Any) -> 
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("make", [conjugate_part, torch._efficientzerotensor])
+def test_so_may_a_single_number(make: Any) -> None:
+    x, target = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True), torch.tensor(1)
+    found = []
+    for library in LIBRARIES:
+        value = library.nll_loss(x, target, reduction="none")
+        found.append(torch.autograd.grad(value, x, make(()))[0] + torch.zeros(3))
+    torch.testing.assert_close(*found)
+
+
 # --- saved tensors that come back as others -------------------------------------------------------
 
 CHANGES = {
@@ -116,6 +127,13 @@ def test_saved_tensors_of_another_shape_are_refused() -> None:
 
 
 # --- options --------------------------------------------------------------------------------------
+
+
+def test_gradients_of_memory_maps_are_arrays(tmp_path: Any) -> None:
+    np.save(tmp_path / "x.npy", np.linspace(0, 1, 5))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    _, gradient = nbloss.value_and_grad(nbloss.huber_loss)(x, np.zeros(5))
+    assert type(gradient) is np.ndarray
 
 
 def test_as_many_tensors_in_other_places() -> None:

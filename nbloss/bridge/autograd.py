@@ -125,7 +125,7 @@ class LossFunction(torch.autograd.Function):
             or _transforms() is not None
             or forward_ad._current_level >= 0
             or _is_batch(upstream)
-            or not (upstream.dim() == 0 or tensors_bridge.is_plain(upstream))
+            or (kind.problem.reduction == "none" and not tensors_bridge.is_plain(upstream))
         ):
             again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
             return (None, *again, *kind.nothing)

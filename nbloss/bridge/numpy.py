@@ -50,7 +50,9 @@ def empty(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
 NUMBERS = {name: np.empty((), name) for name in FLOATS}
 
 
-empty_like = np.empty_like
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """Make room for as much again; of a memory map, too, an array in memory."""
+    return np.empty(x.shape, x.dtype)
 
 
 def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -18,7 +18,7 @@ from nbloss.engine.memory import STORED
 INTEGERS = 64  # length of a kernel's block of integers
 FLOATS = 8  # length of its block of floats
 
-# The last integers of a block. SURVEYED to PER_PIECE are for the survey of labels.
+# The last integers of a block. SURVEYED to MEAN are for the survey of labels.
 (
     SURVEYED,
     PIECES,
