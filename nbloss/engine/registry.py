@@ -35,6 +35,8 @@ class Definition:
         Name of the class in ``nbloss.nn``.
     mean_over_classes : bool
         Whether the loss of a sample is the mean over the last dimension.
+    hinge : function or None
+        For a pairwise loss that is a hinge: what the formula adds to the other class's score.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Definition:
     differentiable: tuple[str, ...]
     module: str
     mean_over_classes: bool = False
+    hinge: Callable | None = None
 
     def __call__(self, *arguments: Any) -> Any:
         """Evaluate the formula as it stands, on Python numbers or NumPy arrays."""
@@ -140,13 +143,23 @@ def normalized(*, module: str | None = None) -> Callable[[Callable], Definition]
     return lambda formula: define("classes", formula, formula_operands(formula)[:1], module)
 
 
-def pairwise(*, module: str | None = None) -> Callable[[Callable], Definition]:
+def pairwise(
+    *, module: str | None = None, hinge: Callable | None = None
+) -> Callable[[Callable], Definition]:
     """Define a loss over all pairs of a target class and another class of a row.
 
     The formula takes the scores of the two and returns the value and the derivative by each. The
     loss of a row is the sum over the pairs divided by the number of classes.
+
+    Parameters
+    ----------
+    module : str, optional
+        Name of the class in ``nbloss.nn``; by default the formula's name in CamelCase.
+    hinge : function, optional
+        Says that the formula is ``maximum(hinge(labelled) + other, 0)``, and that ``hinge`` falls
+        as fast as its argument rises. The sum over all pairs then needs but the labels in order.
     """
-    return lambda formula: define("pairs", formula, formula_operands(formula), module)
+    return lambda formula: define("pairs", formula, formula_operands(formula), module, hinge=hinge)
 
 
 def triplet(*, module: str | None = None) -> Callable[[Callable], Definition]:

@@ -31,6 +31,7 @@ from nbloss.engine.patterns.survey import survey
 from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.registry import Definition
+from nbloss.engine.vectors import wide_vectors
 
 # The block of integers, after the common ones.
 (
@@ -54,6 +55,7 @@ SMOOTHING = FIRST_PARAMETER
 
 def log_sum_exp(scores, step, classes, length):
     """The largest score, and the logarithm of the sum of exponentials relative to it."""
+    wide_vectors()
     best = rank(widen(scores[0]))
     for c in range(1, classes):
         other = rank(widen(scores[c * step]))
@@ -89,6 +91,7 @@ def clear(gradient, first, last, classes, places):
 
 def template(integers, floats, chunk):
     """Do a number of rows."""
+    wide_vectors()
     samples, classes, places = integers[SAMPLES], integers[CLASSES], integers[PLACES]
     sample_step, length = integers[SAMPLE_STEP], integers[LENGTH]
     step = 1 if DENSE else integers[CLASS_STEP]

@@ -22,9 +22,11 @@ from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import array_at, span
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
+from nbloss.engine.patterns.ordering import LANES, by_order, count_below, in_order
 from nbloss.engine.patterns.survey import survey
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
+from nbloss.engine.vectors import wide_vectors
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
 # survey has refused labels out of range; one that has changed since spoils its row, but no more.
@@ -41,11 +43,44 @@ from nbloss.engine.registry import Definition
     UPSTREAM_AT,
     PER_CHUNK,
     LENGTH,
-) = range(FIRST_INTEGER, FIRST_INTEGER + 10)
+    PER_SEARCH,
+    PER_BOUND,
+) = range(FIRST_INTEGER, FIRST_INTEGER + 12)
+
+# What it costs to have the labels in order, measured in pairs: for each class and each bit of the
+# number of labels, and for each number that is sorted.
+SEARCHING = 6
+SORTING = 200
+
+
+def by_pairs(score, is_other, pull, labels, count, classes, length):
+    """Go through all pairs of a row; give the value and add the derivatives to ``pull``."""
+    wide_vectors()
+    zero = COMPUTED(0.0)
+    for t in range(count):
+        is_other[labels[t]] = MASK(0)
+    value = 0.0
+    for start in range(0, classes, length):
+        others, is_one, pulls = score[start:], is_other[start:], pull[start:]
+        for t in range(count):
+            own = score[labels[t]]
+            cost = zero
+            slopes = zero
+            for c in range(min(length, classes - start)):
+                outputs = loss(own, others[c])
+                cost += keep(outputs[0], is_one[c])
+                if WANTED:
+                    slopes += keep(outputs[1], is_one[c])
+                    pulls[c] += keep(outputs[2], is_one[c])
+            value += cost
+            if WANTED:
+                pull[labels[t]] += slopes
+    return value
 
 
 def template(integers, floats, chunk):
     """Do a number of rows."""
+    wide_vectors()
     rows, classes, length = integers[ROWS], integers[CLASSES], integers[LENGTH]
     row_step = integers[ROW_STEP]
     step = 1 if DENSE else integers[CLASS_STEP]
@@ -62,6 +97,12 @@ def template(integers, floats, chunk):
     is_other = np.empty(classes, MASK)  # all bits of a class that is not among the row's labels
     pull = np.empty(classes, COMPUTED)
     own_labels = np.empty(classes, np.int64)
+    if HINGED:
+        own_bounds = np.empty(classes, COMPUTED)
+        bounds, spare = np.empty(2 * classes, COMPUTED), np.empty(2 * classes, COMPUTED)
+        bound_sums = np.empty(classes + 1, np.float64)
+        below = np.empty(classes, np.uint32)
+        met = np.empty(LANES * (classes + 1), np.uint32)
 
     total = 0.0
     for row in range(chunk * integers[PER_CHUNK], min(rows, (chunk + 1) * integers[PER_CHUNK])):
@@ -69,33 +110,45 @@ def template(integers, floats, chunk):
         # which would be tested for at every class.
         begin = row * classes
         row_scores = scores[row * row_step :]
+        unbounded = 0
         for c in range(classes):
             score[c] = widen(row_scores[c * step])
             is_other[c] = MASK(ALL_BITS)
             pull[c] = zero
+            unbounded += not score[c] < COMPUTED(np.inf)
         count = 0
         while count < classes and 0 <= labels[begin + count] < classes:
             own_labels[count] = labels[begin + count]
-            is_other[own_labels[count]] = MASK(0)
+            if not score[own_labels[count]] > -COMPUTED(np.inf):
+                unbounded += 1
             count += 1
-        value = 0.0
-        for t in range(count):
-            own = score[own_labels[t]]
-            own_pull = 0.0
-            for start in range(0, classes, length):
-                cost = zero
-                slopes = zero
-                others, is_one, pulls = score[start:], is_other[start:], pull[start:]
-                for c in range(min(length, classes - start)):
-                    outputs = loss(own, others[c])
-                    cost += keep(outputs[0], is_one[c])
-                    if WANTED:
-                        slopes += keep(outputs[1], is_one[c])
-                        pulls[c] += keep(outputs[2], is_one[c])
-                value += cost
-                own_pull += slopes
-            if WANTED:
-                pull[own_labels[t]] += COMPUTED(own_pull)
+        if HINGED:
+            half, levels = 1, 1
+            while 2 * half <= count:
+                half *= 2
+                levels += 1
+            cost = integers[PER_SEARCH] * classes * levels + integers[PER_BOUND] * 2 * half
+            # Infinities and NaN have no order that would do.
+            if unbounded == 0 and count * classes > cost:
+                value = by_order(
+                    score,
+                    pull,
+                    own_labels,
+                    count,
+                    half,
+                    classes,
+                    length,
+                    own_bounds,
+                    bounds,
+                    spare,
+                    bound_sums,
+                    below,
+                    met,
+                )
+            else:
+                value = by_pairs(score, is_other, pull, own_labels, count, classes, length)
+        else:
+            value = by_pairs(score, is_other, pull, own_labels, count, classes, length)
         value = value / classes
         if count < classes and labels[begin + count] != -1:
             value = np.nan
@@ -121,15 +174,21 @@ def kernel(
 ) -> Any:
     """Compile the template for one way of using it; see :func:`~.common.specialize`."""
     keep, mask = KEEP[COMPUTING[dtype]]
+    scalars = {"loss": definition.formula}
+    if definition.hinge is not None:
+        scalars["hinge"] = definition.hinge
     return common.specialize(
         template,
-        {"loss": definition.formula},
+        scalars,
         dtype,
+        helpers=(by_pairs, *((in_order, count_below, by_order) if definition.hinge else ())),
         value=value,
         upstream=upstream,
         dense=dense,
         WANTED=wanted,
         keep=keep,
+        HINGED=definition.hinge is not None,
+        LANES=LANES,
         MASK=mask,
         ALL_BITS=int(np.iinfo(mask).max),
     )
@@ -173,6 +232,8 @@ def prepare(request: Request) -> Launch | None:
             UPSTREAM if request.upstream is not None else 0,
             per_chunk,
             chunks.SEGMENT,
+            SEARCHING,
+            SORTING,
         ),
         (scale, scale / max(classes, 1)),
         rows * classes,

@@ -24,6 +24,7 @@ from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
+from nbloss.engine.vectors import wide_vectors
 
 # The block of integers, after the common ones. Behind them lie address, outer and inner stride of
 # each operand, and then the addresses of the gradients.
@@ -32,6 +33,7 @@ ROWS, COLUMNS, LENGTH, PER_CHUNK, FIRST_OPERAND = range(FIRST_INTEGER, FIRST_INT
 
 def template(integers, floats, chunk):
     """Do a number of segments: runs of at most LENGTH elements of one row."""
+    wide_vectors()
     rows, columns, length = integers[ROWS], integers[COLUMNS], integers[LENGTH]
     per_row = (columns + length - 1) // length
     first = chunk * integers[PER_CHUNK]

@@ -40,17 +40,26 @@ def template(integers, floats, chunk):
     found = array_at(integers[PARTIALS], 2 * integers[PIECES], np.float64)
     total = 0.0
     bad = -1
-    for i in range(chunk * size, min(count, (chunk + 1) * size)):
-        label = labels[i]
-        if IGNORES and label == integers[IGNORED]:
-            continue
-        if label < lowest or label >= above:
-            if bad < 0:
-                bad = i
-        elif WEIGHTED:
-            total += widen(weights[label])
-        else:
-            total += 1.0
+    start = chunk * size
+    part = labels[start:]
+    span = min(count - start, size)
+    counted = 0
+    outside = 0
+    for i in range(span):
+        counts = part[i] != integers[IGNORED] if IGNORES else True
+        counted += counts
+        outside += counts & ((part[i] < lowest) | (part[i] >= above))
+    if outside > 0:
+        for i in range(span):
+            counts = part[i] != integers[IGNORED] if IGNORES else True
+            if bad < 0 and counts and (part[i] < lowest or part[i] >= above):
+                bad = start + i
+    elif WEIGHTED:
+        for i in range(span):
+            if not IGNORES or part[i] != integers[IGNORED]:
+                total += widen(weights[part[i]])
+    else:
+        total = 1.0 * counted
     found[2 * chunk] = total
     found[2 * chunk + 1] = bad
 

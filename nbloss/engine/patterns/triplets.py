@@ -29,6 +29,7 @@ from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.engine.registry import Definition
+from nbloss.engine.vectors import wide_vectors
 
 # The block of integers, after the common ones. Behind them lie address, row stride and column
 # stride of the anchor, the positive and the negative rows, and then the addresses of the gradients.
@@ -58,6 +59,7 @@ def terms_at(x, x_at, y, y_at, parameters):
 
 def measure(x, x_step, y, y_step, columns, length, parameters):
     """Walk over a row: its distance, the derivative by each sum, and the first sum itself."""
+    wide_vectors()
     if REDUCE == "sum":
         totals = tuple(0.0 for k in SUMS)
         for start in range(0, columns, length):
@@ -109,6 +111,7 @@ def within(inside, pulls):
 
 def template(integers, floats, chunk):
     """Do a number of rows."""
+    wide_vectors()
     rows, columns, length = integers[ROWS], integers[COLUMNS], integers[LENGTH]
     first = chunk * integers[PER_CHUNK]
     last = min(first + integers[PER_CHUNK], rows)
