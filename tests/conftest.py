@@ -19,7 +19,7 @@ from nbloss.engine.launch import Launch
 def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill what the bridges allocate with NaN, so that a place that nobody wrote to shows."""
     for bridge in (numpy_bridge, torch_bridge):
-        for name in ("empty", "empty_like"):
+        for name in ("empty", "empty_like", "large"):
             make = getattr(bridge, name)
 
             @functools.wraps(make)

@@ -3,12 +3,14 @@
 The names here are those that :mod:`nbloss.bridge.torch` has for tensors.
 """
 
+import math
 import sys
 from typing import Any, NoReturn
 
 import numpy as np
 
 from nbloss.bridge.refusal import Unserved, refuse
+from nbloss.engine import buffers
 from nbloss.engine.problem import Problem
 from nbloss.losses.distances import lp
 
@@ -53,6 +55,27 @@ NUMBERS = {name: np.empty((), name) for name in FLOATS}
 def empty_like(x: np.ndarray) -> np.ndarray:
     """Make room for as much again; of a memory map, too, an array in memory."""
     return np.empty(x.shape, x.dtype)
+
+
+def large(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
+    """Make room for much; see :mod:`nbloss.engine.buffers`."""
+    size = math.prod(shape) * like.itemsize
+
+    def use(owner: np.ndarray) -> np.ndarray:
+        return owner.view(like.dtype).reshape(shape)
+
+    made = buffers.again(size, _is_free, use)
+    if made is None:
+        owner = np.empty(size, np.uint8)
+        buffers.prefer_large_pages(address(owner), size)
+        made = use(owner)
+        buffers.remember(buffers.Buffer(owner, size, _is_free))
+    return made
+
+
+def _is_free(buffer: buffers.Buffer) -> bool:
+    # Views of an array refer to it. The buffer refers to it, too, and so does this call.
+    return sys.getrefcount(buffer.owner) == 2
 
 
 def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

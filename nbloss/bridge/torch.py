@@ -4,6 +4,8 @@ The names here are those that :mod:`nbloss.bridge.numpy` has for arrays.
 """
 
 import contextlib
+import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from nbloss.bridge.refusal import refuse
+from nbloss.engine import buffers
 from nbloss.engine import threads as engine_threads
 from nbloss.losses.distances import lp
 
@@ -68,14 +71,46 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return like.new_empty(shape)
 
 
+def _users(owner: Tensor) -> tuple[int, int, int]:
+    """Bytes of a tensor's memory; who refers to it, in C++ and in Python, with this call."""
+    storage = owner.untyped_storage()
+    return (
+        torch._C._storage_Use_Count(storage._cdata),
+        sys.getrefcount(storage),
+        storage.nbytes(),  # somebody may have changed it
+    )
+
+
 # The quickest way to a new number is after another.
 # They are real ones, whichever modes and transforms are in progress when this module is imported.
 with torch._C._DisableTorchDispatch(), torch._C._DisableFuncTorch(), torch.inference_mode(False):
     NUMBERS = {name: torch.empty((), dtype=kind, device="cpu") for kind, name in FLOATS.items()}
+    # Somebody else's tensor, array, capsule or storage makes it more.
+    ALONE = _users(torch.empty(1, dtype=torch.uint8, device="cpu"))[:2]
 
 
 # As much again, contiguous if it is.
 empty_like = torch.empty_like
+
+
+def large(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Make room for much; see :mod:`nbloss.engine.buffers`."""
+    size = math.prod(shape) * like.element_size()
+
+    def use(owner: Tensor) -> Tensor:
+        return like.new_empty(0).set_(owner.untyped_storage(), 0, shape)  # type: ignore[call-overload]
+
+    made = buffers.again(size, _is_free, use)
+    if made is None:
+        made = empty(shape, like)
+        buffers.prefer_large_pages(address(made), size)
+        owner = like.new_empty(0).set_(made.untyped_storage())
+        buffers.remember(buffers.Buffer(owner, size, _is_free))
+    return made
+
+
+def _is_free(buffer: buffers.Buffer) -> bool:
+    return _users(buffer.owner) == (*ALONE, buffer.size)
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:

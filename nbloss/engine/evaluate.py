@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nbloss.engine import driver
+from nbloss.engine.buffers import LARGE
 from nbloss.engine.launch import Launch, Request
-from nbloss.engine.pages import LARGE, prefer_large
 from nbloss.engine.patterns import classes, pairs, pointwise, triplets
 from nbloss.engine.problem import Problem, present
 
@@ -139,13 +139,17 @@ def run(
     for x, wanted in zip(arrays, launch.wanted):  # noqa: B905 (the constants come last)
         made = None
         if wanted:
-            made = empty_like(x) if launch.contiguous else xp.empty(x.shape, x)
             if launch.size >= LARGE:
-                prefer_large(xp.address(made), launch.size)
+                made = xp.large(x.shape, x)
+            else:
+                made = empty_like(x) if launch.contiguous else xp.empty(x.shape, x)
             every.append(made)
         gradients.append(made)
     if shape is not None:
-        value = xp.empty(shape, arrays[0]) if shape else empty_like(xp.NUMBERS[launch.dtype])
+        if not shape:
+            value = empty_like(xp.NUMBERS[launch.dtype])
+        else:
+            value = (xp.large if launch.size >= LARGE else xp.empty)(shape, arrays[0])
         every.append(value)
     if upstream is not None:
         every.append(upstream)

@@ -1,0 +1,98 @@
+"""Large buffers: on large pages, and used again where fresh ones are dear.
+
+Most of the time that it takes to fill fresh memory of many megabytes goes into making its pages,
+when each is first written to. Linux makes pages of 2 MB instead of 4 kB where it is asked to.
+
+Up to 32 MB the C library keeps memory that was let go and hands it out again, still warm from its
+last use. What is larger it gives back, and the next step of training has all pages made anew. So
+the latest of such buffers are remembered, and one that nobody else refers to any more is used
+again.
+"""
+
+import ctypes
+import functools
+import mmap
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+LARGE = 1 << 22  # bytes from which to ask for large pages
+GIVEN_BACK = 1 << 25  # bytes from which the C library keeps nothing
+REMEMBERED = 1 << 28  # bytes of all buffers that are remembered
+MADV_HUGEPAGE = 14
+
+
+class Buffer(NamedTuple):
+    """Memory that is remembered."""
+
+    owner: Any
+    size: int
+    is_free: Callable[["Buffer"], bool]
+
+
+_buffers: list[Buffer] = []
+_lock = threading.Lock()
+
+
+def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any]) -> Any:
+    """Use a buffer again.
+
+    Parameters
+    ----------
+    size : int
+        How many bytes it has.
+    is_free : function
+        The one that it was remembered with.
+    use : function
+        Makes of the buffer's owner what is to be handed out, and what keeps it from being free.
+
+    Returns
+    -------
+    Any
+        What ``use`` returned; None if there is no such buffer that is free.
+    """
+    if size < GIVEN_BACK:
+        return None
+    with _lock:  # or two threads might find the same one
+        for buffer in _buffers:
+            if buffer.size == size and buffer.is_free is is_free and is_free(buffer):
+                return use(buffer.owner)
+    return None
+
+
+def remember(buffer: Buffer) -> None:
+    """Remember a buffer if it is worth it, and forget the oldest if they are too many."""
+    if GIVEN_BACK <= buffer.size <= REMEMBERED:
+        with _lock:
+            _buffers.append(buffer)
+            while sum(kept.size for kept in _buffers) > REMEMBERED:
+                del _buffers[0]
+
+
+def forget() -> None:
+    """Forget all buffers; those that nobody uses go back to the system."""
+    with _lock:
+        _buffers.clear()
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+def prefer_large_pages(address: int, size: int) -> None:
+    """Ask for large pages behind a buffer that nobody has written to yet."""
+    madvise = _madvise()
+    if madvise is not None:
+        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            madvise(start, end - start, MADV_HUGEPAGE)

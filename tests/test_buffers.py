@@ -1,0 +1,143 @@
+"""Large buffers are used again, but never one that somebody still has."""
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import nbloss
+from nbloss.bridge import numpy as numpy_bridge
+from nbloss.bridge import torch as torch_bridge
+from nbloss.engine import buffers
+
+COUNT = buffers.GIVEN_BACK // 4
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    buffers.forget()
+    yield
+    buffers.forget()
+
+
+def new_tensor() -> torch.Tensor:
+    return torch_bridge.large((COUNT,), torch.empty(0))
+
+
+def new_array() -> np.ndarray:
+    return numpy_bridge.large((COUNT,), np.empty(0, np.float32))
+
+
+NEW = {"tensor": new_tensor, "array": new_array}
+HOLD: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "tensor": ("tensor", lambda x: x),
+    "view of a tensor": ("tensor", lambda x: x[3:7]),
+    "detached": ("tensor", torch.Tensor.detach),
+    "array of a tensor": ("tensor", torch.Tensor.numpy),
+    "storage": ("tensor", torch.Tensor.untyped_storage),
+    "capsule": ("tensor", torch.utils.dlpack.to_dlpack),
+    "graph": ("tensor", lambda x: (x * torch.ones(1, requires_grad=True)).grad_fn),
+    "array": ("array", lambda x: x),
+    "view of an array": ("array", lambda x: x[3:7]),
+    "tensor of an array": ("array", torch.from_numpy),
+    "memory view": ("array", memoryview),
+    "interface": ("array", lambda x: np.asarray(memoryview(x))),
+}
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_a_buffer_is_used_again(kind: str) -> None:
+    new = NEW[kind]
+    x = new()
+    address = x.ctypes.data if kind == "array" else x.data_ptr()
+    del x
+    again = new()
+    assert (again.ctypes.data if kind == "array" else again.data_ptr()) == address
+    assert again.dtype == (np.float32 if kind == "array" else torch.float32)
+    assert len(buffers._buffers) == 1
+
+
+@pytest.mark.parametrize("holder", HOLD)
+def test_but_not_while_somebody_has_it(holder: str) -> None:
+    kind, hold = HOLD[holder]
+    held = hold(NEW[kind]())
+    gc.collect()
+    other = NEW[kind]()
+    other[...] = 1
+    assert len(buffers._buffers) == 2
+    del held, other
+    gc.collect()
+    rest = [NEW[kind]() for _ in range(2)]
+    assert len(buffers._buffers) == 2
+    del rest
+
+
+def test_nor_when_its_size_has_changed() -> None:
+    x = new_tensor()
+    x.untyped_storage().resize_(0)
+    del x
+    assert new_tensor().sum() is not None
+    assert len(buffers._buffers) == 2
+
+
+def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "REMEMBERED", 2 * buffers.GIVEN_BACK)
+    held = [new_tensor() for _ in range(3)]
+    assert len(buffers._buffers) == 2
+    assert torch_bridge.large((3 * COUNT,), torch.empty(0)).numel() == 3 * COUNT
+    assert len(buffers._buffers) == 2
+    del held
+
+
+def test_gradients_that_are_kept_stay_as_they_are() -> None:
+    """Over steps in which some are kept and others not, in both kinds of arrays."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(COUNT, generator=generator).requires_grad_()
+    zeros = torch.zeros(COUNT)
+    kept, truth = [], []
+    for step in range(6):
+        x.grad = None
+        nbloss.huber_loss(x, zeros + step, reduction="sum").backward()
+        value, gradient = nbloss.value_and_grad(nbloss.huber_loss)(
+            x.detach().numpy(), zeros.numpy() + step, reduction="sum"
+        )
+        expected = (x.detach() - step).clamp(-1.0, 1.0)
+        assert np.isfinite(value)
+        torch.testing.assert_close(x.grad, expected)
+        if step % 2:
+            kept += [x.grad, torch.from_numpy(gradient)]
+            truth += [expected, expected]
+    for gradient, expected in zip(kept, truth, strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("bridge", [torch_bridge, numpy_bridge])
+def test_smaller_ones_are_not_remembered(bridge: Any) -> None:
+    like = torch.empty(0) if bridge is torch_bridge else np.empty(0, np.float32)
+    x = bridge.large((3, COUNT // 4), like)
+    assert tuple(x.shape) == (3, COUNT // 4)
+    assert not buffers._buffers
+    assert bridge.large((0,), like).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_threads_do_not_get_the_same_one(kind: str) -> None:
+    wrong = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            x = NEW[kind]()
+            x[...] = number
+            if not (x == number).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
