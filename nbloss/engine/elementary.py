@@ -78,10 +78,11 @@ def exp_float64(x):
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
 def log1p_float32(x):
     u = x + F(1.0)
-    lost = (x - (u - F(1.0))) / u  # what the sum has rounded away
+    # What the sum has rounded away. Whoever divides by 1 + x has need of the same quotient.
+    lost = (x - (u - F(1.0))) * (F(1.0) / u)
     b = bits(u)
     m = from_bits((b & U(0x007FFFFF)) | U(0x3F800000))
-    e = F(I(b >> U(23)) - I(127))
+    e = F(I(I(b >> U(23)) - I(127)))
     large = m > F(SQRT2)
     m = m * F(0.5) if large else m
     e = e + F(1.0) if large else e
@@ -105,7 +106,7 @@ def log1p_float32(x):
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
 def log1p_float64(x):
     u = x + 1.0
-    lost = (x - (u - 1.0)) / u
+    lost = (x - (u - 1.0)) * (1.0 / u)
     b = bits64(u)
     m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
     e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023))
