@@ -11,6 +11,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 # How a stored number is held, and what it is computed in. NumPy has no bfloat16 and Numba no
@@ -77,6 +78,36 @@ def call_worker(typingctx, worker, integers, floats, chunk):
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def _fetch(typingctx, address):
+    def codegen(context, builder, signature, arguments):
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read, to_keep, data = (ir.Constant(word, number) for number in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(arguments[0], byte), to_read, to_keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+def fetch(address):
+    """Have the first lines of memory at an address brought near the processor.
+
+    What comes next the processor brings by itself, but only to the end of a page; the first lines
+    of each page are waited for. Any address will do, even one that nothing lies at.
+    """
+
+
+@overload(fetch)
+def _overload_fetch(address):
+    def implementation(address):
+        for line in range(4):
+            _fetch(address + 64 * line)
+
+    return implementation
 
 
 # --- half types -----------------------------------------------------------------------------

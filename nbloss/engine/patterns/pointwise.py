@@ -19,7 +19,7 @@ from nbloss.engine.launch import (
     Request,
     ready,
 )
-from nbloss.engine.memory import array_at, span
+from nbloss.engine.memory import array_at, fetch, span
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE
 from nbloss.engine.problem import Problem
@@ -72,6 +72,9 @@ def template(integers, floats, chunk):
             parts = tuple(arrays[k][row * outer[k] + start * inner[k] :] for k in ARRAYS)
         slopes = tuple(gradients[k][begin:end] for k in DERIVATIVES)
         results = values[begin:end]
+        if DENSE:
+            for k in ARRAYS:  # of the next segment
+                fetch(integers[FIRST_OPERAND + 3 * k] + end * arrays[k].itemsize)
         total = COMPUTED(0.0)
         for i in range(count):
             if DENSE:
