@@ -9,11 +9,12 @@ export NBLOSS_CACHE_DIR := $(CURDIR)/build/cache
 # Compiling makes the tests busy; more workers than cores would only wait for each other.
 WORKERS ?= 2
 
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test bench lint types format clean
 
 help:
 	@echo "make demo    train with seven losses of torch.nn and of nbloss.nn; table and figure"
 	@echo "make test    run all tests"
+	@echo "make bench   time all losses beside torch's; report in docs/benchmarks (half an hour)"
 	@echo "make lint    check style and formatting"
 	@echo "make types   check types"
 	@echo "make format  format all files"
@@ -33,6 +34,10 @@ help:
 	$(PIP) --editable ".[dev]"
 	@touch $@
 
+.venv/bench: .venv/torch pyproject.toml
+	$(PIP) --editable ".[bench]"
+	@touch $@
+
 demo: .venv/demo
 	$(BIN)/python docs/gallery/plot_seven_losses.py --output build/demo/seven_losses.png
 
@@ -41,6 +46,13 @@ test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_definitions.py \
 		--cov nbloss/losses --cov-fail-under 100
+
+# Compilers warn of what does not concern the times.
+bench: .venv/bench
+	@mkdir -p build
+	$(BIN)/python -m pytest benchmarks -q -W ignore -p no:cacheprovider \
+		--benchmark-quiet --benchmark-json build/benchmarks.json
+	$(BIN)/python benchmarks/report.py build/benchmarks.json
 
 lint: .venv/dev
 	$(BIN)/ruff check .

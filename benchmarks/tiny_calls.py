@@ -8,7 +8,6 @@ With 8 × 10 numbers there is next to nothing to compute: what is measured is th
 
 import argparse
 import platform
-import re
 import statistics
 import time
 import timeit
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 import nbloss
+from markers import insert
 from nbloss.bridge import autograd, routes
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.engine import evaluate
@@ -141,9 +141,7 @@ def main() -> None:
         if page is None:
             print(text, end="\n\n")
             continue
-        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        block = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-        page.write_text(block.sub(lambda _: f"{start}\n\n{text}\n\n{end}", page.read_text()))  # noqa: B023
+        page.write_text(insert(page.read_text(), name, text))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from nbloss.bridge import routes
 from test_losses import FIRST
 
 CASE = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
-LARGE = (200, 260)  # above the size where threads start
+LARGE = (600, 450)  # above the size where threads start
 
 
 def addresses(launched: list) -> set[int]:

@@ -1,6 +1,9 @@
 """Large buffers are used again, but never one that somebody still has."""
 
 import gc
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -141,3 +144,26 @@ def test_threads_do_not_get_the_same_one(kind: str) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+STEPS = """
+import resource, torch, nbloss
+x = [torch.randn(4096, 128).requires_grad_() for _ in range(3)]
+def step():
+    for leaf in x:
+        leaf.grad = None
+    nbloss.triplet_margin_loss(*x).backward()
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of other libraries we don't know")
+def test_steps_find_the_pages_of_the_step_before() -> None:
+    """Three gradients of 2 MB are 1500 pages, which glibc by itself may have made each time."""
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100

@@ -4,25 +4,45 @@ import platform
 import re
 
 import pytest
+import torch
 from numba.core import caching
 
+from cases import CASES, Case
 from conftest import forget
 from nbloss.engine import cache, compiler
 from nbloss.engine.evaluate import PATTERNS
+from nbloss.engine.memory import COMPUTED
 from nbloss.engine.registry import LOSSES
-from test_bridge import CASE, Case, leaves_of, loss
+from test_bridge import leaves_of, loss
+from test_losses import FIRST
 
+# Arithmetic on packed numbers of four and of eight bytes.
 PACKED = {
-    "x86_64": r"\tv?(?:add|sub|mul|max|min|fmadd|fmsub|fnmadd)\d*ps\s",
-    "aarch64": r"\tf(?:add|sub|mul|max|maxnm|mla|mls)\s+v\d+\.4s",
+    "x86_64": (r"\tv?(?:add|sub|mul|max|min|fmadd|fmsub|fnmadd)\d*p%s\s", {4: "s", 8: "d"}),
+    "aarch64": (r"\tf(?:add|sub|mul|max|maxnm|mla|mls)\s+v\d+\.%s", {4: "4s", 8: "2d"}),
 }
 # Of a row it takes a single number: there is no loop.
 NO_LOOP = ("nll_loss",)
+OTHERS = {
+    "huber_loss-plain": ("float64", "float16", "bfloat16"),
+    "huber_loss-broadcast-both": ("float32",),
+    "multilabel_soft_margin_loss-class-weight": ("float32", "float64"),
+    "cross_entropy-probabilities": ("float32",),
+    "triplet_margin_loss-p-3-swap": ("float32",),
+    "triplet_margin_with_distance_loss-cosine": ("float32",),
+}
+KERNELS = [
+    *((case, "float32") for case in FIRST),
+    *((case, dtype) for case in CASES for dtype in OTHERS.get(case.id, ())),
+]
 
 
 @pytest.mark.skipif(platform.machine() not in PACKED, reason="packed instructions unknown here")
-@CASE
-def test_inner_loops_are_vectorised(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(("case", "dtype"), KERNELS, ids=lambda x: getattr(x, "id", x))
+def test_inner_loops_are_vectorised(
+    case: Case, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pattern = PATTERNS[LOSSES[case.loss].pattern]
     # Compiled anew, for what comes from the disk does not show its code.
     monkeypatch.setattr(cache, "kernel_cache", lambda function: caching.NullCache())
@@ -30,12 +50,18 @@ def test_inner_loops_are_vectorised(case: Case, monkeypatch: pytest.MonkeyPatch)
     pattern.kernel.cache_clear()
     forget()
     before = len(compiler._keep_alive)
-    loss(case, leaves_of(case)).backward()
+    leaves = {
+        name: x.detach().to(getattr(torch, dtype)).requires_grad_() if x.is_floating_point() else x
+        for name, x in leaves_of(case).items()
+    }
+    loss(case, leaves).backward()
     code = [
         worker._library.get_asm_str()
         for worker in compiler._keep_alive[before:]
         if worker._pyfunc.__module__ == pattern.__name__
     ]
     assert code
-    found = sum(len(re.findall(PACKED[platform.machine()], text)) for text in code)
+    instruction, suffixes = PACKED[platform.machine()]
+    packed = re.compile(instruction % suffixes[COMPUTED[dtype]().itemsize])
+    found = sum(len(packed.findall(text)) for text in code)
     assert (found > 4) == (case.loss not in NO_LOOP)

@@ -17,6 +17,7 @@ import torch
 import nbloss
 import nbloss.nn
 from nbloss.__main__ import main
+from nbloss.commands import bench
 from nbloss.engine.registry import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +112,25 @@ def test_info(capsys: pytest.CaptureFixture) -> None:
 def test_warmup(capsys: pytest.CaptureFixture) -> None:
     assert main(["warmup"]) == 0
     assert f"Compiled {2 * len(LOSSES)} uses" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("torch_there", [True, False])
+def test_bench(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, torch_there: bool
+) -> None:
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "SIZES", ((4, 9),))
+    monkeypatch.setattr(bench, "has_torch", lambda: torch_there)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["bench"]) == 0
+    text = capsys.readouterr().out
+    for loss in LOSSES:
+        assert f"{loss} " in text
+    assert text.count("4 × 9") == len(LOSSES)
+    assert ("deviation" in text) == torch_there
+    if torch_there:
+        measure = bench.beside_torch
+        assert all(measure(one, (4, 9)).deviation < 1e-6 for one in LOSSES.values())
 
 
 def test_unknown_commands(capsys: pytest.CaptureFixture) -> None:

@@ -3,10 +3,10 @@
 Most of the time that it takes to fill fresh memory of many megabytes goes into making its pages,
 when each is first written to. Linux makes pages of 2 MB instead of 4 kB where it is asked to.
 
-Up to 32 MB the C library keeps memory that was let go and hands it out again, still warm from its
-last use. What is larger it gives back, and the next step of training has all pages made anew. So
-the latest of such buffers are remembered, and one that nobody else refers to any more is used
-again.
+Up to 32 MB the C library keeps memory that was let go (see :func:`let_freed_memory_be_kept`) and
+hands it out again, still warm from its last use. What is larger it gives back, and the next step of
+training has all pages made anew. So the latest of such buffers are remembered, and one that nobody
+else refers to any more is used again.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+MAPPED = 1 << 17  # bytes from which the C library may give memory back
 LARGE = 1 << 22  # bytes from which to ask for large pages
 GIVEN_BACK = 1 << 25  # bytes from which the C library keeps nothing
 REMEMBERED = 1 << 28  # bytes of all buffers that are remembered
@@ -77,22 +78,41 @@ def forget() -> None:
 
 
 @functools.cache
-def _madvise() -> Callable[[int, int, int], int] | None:
+def _library() -> ctypes.CDLL | None:
+    """The C library, on Linux."""
     if not sys.platform.startswith("linux"):
         return None
     try:
-        function = ctypes.CDLL(None).madvise
+        library = ctypes.CDLL(None)
+        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        library.malloc.argtypes = (ctypes.c_size_t,)
+        library.malloc.restype = ctypes.c_void_p
+        library.free.argtypes = (ctypes.c_void_p,)
+        library.free.restype = None
     except (OSError, AttributeError):
         return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return function
+    return library
 
 
 def prefer_large_pages(address: int, size: int) -> None:
     """Ask for large pages behind a buffer that nobody has written to yet."""
-    madvise = _madvise()
-    if madvise is not None:
+    library = _library()
+    if library is not None and size >= LARGE:
         start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start:
-            madvise(start, end - start, MADV_HUGEPAGE)
+            library.madvise(start, end - start, MADV_HUGEPAGE)
+
+
+@functools.cache
+def let_freed_memory_be_kept() -> None:
+    """Have the C library keep freed memory for the next step.
+
+    glibc gives memory back when more than a certain amount of it lies free, so that a loop over a
+    step that takes several buffers may have their pages made anew each time. The amount it learns
+    from the largest piece that was freed so far: here is one of the largest that it learns from,
+    which nobody writes to. Whoever has set the amount (``MALLOC_TRIM_THRESHOLD_``) keeps it.
+    """
+    library = _library()
+    if library is not None:
+        library.free(library.malloc(GIVEN_BACK - (1 << 16)))

@@ -16,6 +16,9 @@ from nbloss.engine import binding, cache, compiler, launch, threads
 from nbloss.engine.launch import Launch
 from nbloss.engine.memory import array_at, call_worker
 
+# Chunks of labels that take longer to survey alone than it takes to wake the threads.
+MANY_WALKS = 4
+
 
 def _blocks(record, scale, addresses):
     """Copy a record's blocks for one call, with the addresses in their places.
@@ -60,9 +63,14 @@ def _parallel(record, scale, addresses):
     plan, block, floats = blocks(record, scale, addresses)
     integers, numbers = block.ctypes.data, floats.ctypes.data
     walk, worker = plan[launch.WALK], plan[launch.WORKER]
-    if plan[launch.WALKS] > 0:
-        for chunk in numba.prange(plan[launch.WALKS]):
-            call_worker(walk, integers, numbers, chunk)
+    walks = plan[launch.WALKS]
+    if walks > 0:
+        if walks < MANY_WALKS:
+            for chunk in range(walks):
+                call_worker(walk, integers, numbers, chunk)
+        else:
+            for chunk in numba.prange(walks):
+                call_worker(walk, integers, numbers, chunk)
         call_worker(plan[launch.GATHER], integers, numbers, 0)
     bad = block[launch.FIRST_BAD]
     if bad < 0:
@@ -129,10 +137,14 @@ def run(
     if numba.config.DISABLE_JIT:
         return _interpreted(ready, scale, addresses)
     if ready.parallel:
-        count = min(threads.available(), most_threads())
+        available = threads.available()
+        count = min(available, most_threads())
         if count > 1:
+            parallel = _compiled(_parallel, len(addresses), True)
+            if count == available and threads.arranged():
+                return parallel(ready.address, scale, addresses)
             with threads.launch(count):
-                return _compiled(_parallel, len(addresses), True)(ready.address, scale, addresses)
+                return parallel(ready.address, scale, addresses)
     serial = _compiled(_serial, len(addresses), False)
     if not ready.parallel:
         ready.quick = serial

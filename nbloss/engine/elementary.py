@@ -1,4 +1,4 @@
-"""The exponential and the logarithm of 1 + x, as straight arithmetic that loops vectorise.
+"""Exponentials, logarithms and powers, as straight arithmetic that loops vectorise.
 
 The functions of the C library are calls, one for each element, and several times slower in a loop.
 These are polynomials after a reduction of the range, without branches; they are right to a few
@@ -32,6 +32,8 @@ LN2_HIGH32, LN2_LOW32 = F(0.693359375), F(-2.12194440e-4)
 LN2_HIGH64, LN2_LOW64 = 0.693145751953125, 1.42860682030941723212e-6
 LN2_FEW64, LN2_REST64 = 0.693359375, -2.121944400546905827679e-4
 SQRT2 = 1.4142135623730951
+# Smaller numbers are subnormal, unless multiplied by 2^54.
+TINY64, TO_NORMAL64 = 2.2250738585072014e-308, 2.0**54
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
@@ -104,16 +106,8 @@ def log1p_float32(x):
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
-def log1p_float64(x):
-    u = x + 1.0
-    lost = (x - (u - 1.0)) * (1.0 / u)
-    b = bits64(u)
-    m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
-    e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023))
-    large = m > SQRT2
-    m = m * 0.5 if large else m
-    e = e + 1.0 if large else e
-    f = m - 1.0
+def log_near_one(f, e, lost):
+    """The logarithm of (1 + f) 2^e, where 1 + f lies between sqrt(1/2) and sqrt(2)."""
     z = f * f
     p = 1.01875663804580931796e-4 * f + 4.97494994976747001425e-1
     p = p * f + 4.70579119878881725854
@@ -124,10 +118,60 @@ def log1p_float64(x):
     q = (q * f + 8.29875266912776603211e1) * f + 7.11544750618563894466e1
     q = q * f + 2.31251620126765340583e1
     y = (f * (z * p / q) + e * LN2_REST64) + lost
-    y = (f + (y - 0.5 * z)) + e * LN2_FEW64
+    return (f + (y - 0.5 * z)) + e * LN2_FEW64
+
+
+@numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
+def log1p_float64(x):
+    u = x + 1.0
+    lost = (x - (u - 1.0)) * (1.0 / u)
+    b = bits64(u)
+    m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
+    e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023))
+    large = m > SQRT2
+    m = m * 0.5 if large else m
+    e = e + 1.0 if large else e
+    y = log_near_one(m - 1.0, e, lost)
     y = y if x < np.inf else x
     y = y if x > -1.0 else -np.inf
     return np.nan if x < -1.0 or x != x else y
+
+
+@numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
+def log_float64(x):
+    tiny = x < TINY64
+    b = bits64(x * TO_NORMAL64 if tiny else x)
+    m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
+    e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023))
+    e = e - 54.0 if tiny else e
+    large = m > SQRT2
+    m = m * 0.5 if large else m
+    e = e + 1.0 if large else e
+    y = log_near_one(m - 1.0, e, 0.0)
+    y = y if x < np.inf else x
+    y = y if x > 0.0 else -np.inf
+    return np.nan if x < 0.0 or x != x else y
+
+
+# In float64 what is lost does not show in float32.
+@numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
+def log_float32(x):
+    return F(log_float64(np.float64(x)))
+
+
+@numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
+def power_float32(x, y):
+    size, exponent = np.float64(abs(x)), np.float64(y)
+    z = exp_float64(exponent * log_float64(size))
+    half = exponent * 0.5
+    whole = np.floor(exponent) == exponent
+    odd = whole and np.floor(half) != half
+    negative = I(bits(x)) < I(0)
+    z = -z if negative and odd else z
+    z = np.nan if negative and not whole and size > 0.0 and size < np.inf else z
+    # The product of zero and an infinity, or a NaN, that C's pow has as 1.
+    is_one = x == F(1.0) or exponent == 0.0 or (size == 1.0 and abs(exponent) == np.inf)
+    return F(1.0) if is_one else F(z)
 
 
 @numba.njit(forceinline=True)
@@ -191,6 +235,12 @@ if numba.config.DISABLE_JIT:
 
 # What stands for the words of the same names in kernels of each type.
 WORDS: dict[Any, dict[str, Any]] = {
-    np.float32: {"exp": exp_float32, "log1p": log1p_float32},
-    np.float64: {"exp": exp_float64, "log1p": log1p_float64},
+    np.float32: {
+        "exp": exp_float32,
+        "log": log_float32,
+        "log1p": log1p_float32,
+        "power": power_float32,
+    },
+    # A power would take more digits than float64 has; it is left to the C library.
+    np.float64: {"exp": exp_float64, "log": log_float64, "log1p": log1p_float64},
 }

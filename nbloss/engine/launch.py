@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbloss.engine import chunks
+from nbloss.engine import buffers, chunks
 from nbloss.engine.memory import STORED
 
 INTEGERS = 64  # length of a kernel's block of integers
@@ -167,7 +167,7 @@ def order(request: Request) -> list[At]:
 
 
 # Entering a parallel region costs 2 to 4 microseconds, and waking the threads more.
-PARALLEL_FROM = 1 << 15
+PARALLEL_FROM = 1 << 16
 
 
 def ready(
@@ -224,6 +224,9 @@ def ready(
     record[FIRST_SLOT : FIRST_SLOT + len(slots)] = slots
     record[FIRST_INTEGER:FIRST_FLOAT] = [0 if isinstance(x, At) else x for x in block]
     record[FIRST_FLOAT:].view(np.float64)[: len(floats)] = floats
+    size = math.prod(request.shape) * np.dtype(STORED[request.dtype]).itemsize
+    if size >= buffers.MAPPED:
+        buffers.let_freed_memory_be_kept()
     shapes = {"sum": (), "each": value_shape, "": None}
     return Launch(
         request.definition.pattern,
@@ -237,5 +240,5 @@ def ready(
         (0,) * (rounded - len(places)),
         work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
         all(chunks.is_contiguous(request.shape, steps) for steps in request.strides),
-        math.prod(request.shape) * np.dtype(STORED[request.dtype]).itemsize,
+        size,
     )

@@ -38,6 +38,11 @@ def available() -> int:
     return numba.get_num_threads() if _state["started"] else numba.config.NUMBA_NUM_THREADS
 
 
+def arranged() -> bool:
+    """Whether a parallel region of all available threads can be entered as things are."""
+    return _state["started"] and not _state["exclusive"]
+
+
 @contextlib.contextmanager
 def launch(count: int) -> Iterator[None]:
     """Make a parallel region of so many threads safe to enter."""

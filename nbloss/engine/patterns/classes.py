@@ -51,6 +51,9 @@ from nbloss.engine.vectors import wide_vectors
     LENGTH,
 ) = range(FIRST_INTEGER, FIRST_INTEGER + 14)
 SMOOTHING = FIRST_PARAMETER
+# Of a row with but one class picked, so many gradients are cleared in the time that others take to
+# compute one.
+CLEARED = 4
 
 
 def log_sum_exp(scores, step, classes, length):
@@ -74,19 +77,28 @@ def log_sum_exp(scores, step, classes, length):
 def clear(gradient, first, last, classes, places):
     """Fill the gradients of rows with zeros, along the memory."""
     if places == 1:
-        for i in range(first * classes, last * classes):
-            gradient[i] = 0
+        part = gradient[first * classes : last * classes]
+        for i in range(part.size):
+            part[i] = 0
     else:
         row = first
         while row < last:
             sample = row // places
             place = row - sample * places
-            run = min(places - place, last - row)
-            for c in range(classes):
-                begin = (sample * classes + c) * places + place
-                for i in range(begin, begin + run):
-                    gradient[i] = 0
-            row += run
+            whole = (last - row) // places
+            if place == 0 and whole > 0:
+                part = gradient[row * classes : (row + whole * places) * classes]
+                for i in range(part.size):
+                    part[i] = 0
+                row += whole * places
+            else:
+                run = min(places - place, last - row)
+                for c in range(classes):
+                    begin = (sample * classes + c) * places + place
+                    part = gradient[begin : begin + run]
+                    for i in range(run):
+                        part[i] = 0
+                row += run
 
 
 def template(integers, floats, chunk):
@@ -271,6 +283,8 @@ def prepare(request: Request) -> Launch | None:
     rows = samples * places
     per_row = 1 if picked and not any(request.wanted) else max(classes, 1)
     per_chunk = max(1, chunks.CHUNK // per_row)
+    if 0 < places < per_chunk:
+        per_chunk -= per_chunk % places  # whole samples, whose memory is in one piece
     worker = kernel(
         request.definition,
         request.dtype,
@@ -313,7 +327,7 @@ def prepare(request: Request) -> Launch | None:
             chunks.SEGMENT,
         ),
         (scale, scale, options.smoothing),
-        rows * per_row,
+        rows * per_row // (CLEARED if picked else 1),
         **walk,
     )
 

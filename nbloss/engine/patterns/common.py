@@ -43,7 +43,7 @@ def specialize(
     *,
     value: str,
     upstream: bool,
-    dense: bool,
+    dense: bool = False,
     helpers: tuple = (),
     **flags: Any,
 ) -> Any:
@@ -59,7 +59,7 @@ def specialize(
         Whether values are stored one by one, summed, or not needed.
     upstream : bool
         Whether there is a gradient from above for each value.
-    dense : bool
+    dense : bool, optional
         Whether operands are laid out so that columns are next to each other.
     """
     return compiler.worker(
@@ -76,6 +76,15 @@ def specialize(
         DENSE=dense,
         **flags,
     )
+
+
+def known_steps(inner: tuple[int, ...]) -> tuple[int, ...]:
+    """Say which steps along the columns a kernel is compiled for.
+
+    They are 1, and 0 for a number that is repeated. Any other stands as -1, and is read from the
+    block.
+    """
+    return tuple(step if step in (0, 1) else -1 for step in inner)
 
 
 def stage(

@@ -40,7 +40,9 @@ def template(integers, floats, chunk):
     last = min(first + integers[PER_CHUNK], rows * per_row)
 
     outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in ARRAYS)
-    inner = tuple(integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS)
+    inner = tuple(
+        STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS
+    )
     arrays = tuple(
         array_at(
             integers[FIRST_OPERAND + 3 * k],
@@ -66,10 +68,7 @@ def template(integers, floats, chunk):
         end = begin + count
         # Views that start at the segment: an index that may be negative, for all that the compiler
         # knows, would be tested for it at every element, and the loop would not be vectorised.
-        if DENSE:
-            parts = tuple(arrays[k][begin:end] for k in ARRAYS)
-        else:
-            parts = tuple(arrays[k][row * outer[k] + start * inner[k] :] for k in ARRAYS)
+        parts = tuple(arrays[k][row * outer[k] + start * inner[k] :] for k in ARRAYS)
         slopes = tuple(gradients[k][begin:end] for k in DERIVATIVES)
         results = values[begin:end]
         if DENSE:
@@ -77,10 +76,7 @@ def template(integers, floats, chunk):
                 fetch(integers[FIRST_OPERAND + 3 * k] + end * arrays[k].itemsize)
         total = COMPUTED(0.0)
         for i in range(count):
-            if DENSE:
-                numbers = tuple(widen(parts[k][i]) for k in ARRAYS)
-            else:
-                numbers = tuple(widen(parts[k][i * inner[k]]) for k in ARRAYS)
+            numbers = tuple(widen(parts[k][i * inner[k]]) for k in ARRAYS)
             outputs = loss(*numbers[:OPERANDS], *parameters)
             value = outputs[0]
             factor = scale
@@ -111,6 +107,7 @@ def kernel(
     has_weight: bool,
     upstream: bool,
     dense: bool,
+    steps: tuple[int, ...],
 ) -> Any:
     """Compile the template for one way of using it; see also :func:`~.common.specialize`.
 
@@ -123,6 +120,8 @@ def kernel(
         Which derivatives of the formula are stored.
     has_weight : bool
         Whether the last operand is a weight to multiply with.
+    steps : tuple of int
+        See :func:`~.common.known_steps`.
     """
     operands = len(definition.operands)
     arrays = operands + has_weight + upstream
@@ -142,6 +141,7 @@ def kernel(
         WANTED=wanted,
         PARAMETERS=tuple(range(len(definition.parameters))),
         WEIGHTED=has_weight,
+        STEPS=steps,
     )
 
 
@@ -182,6 +182,7 @@ def prepare(request: Request) -> Launch | None:
         has_weight,
         request.upstream is not None,
         dense,
+        common.known_steps(inner),
     )
     partials = rows * per_row
     return ready(

@@ -116,7 +116,7 @@ def template(integers, floats, chunk):
     first = chunk * integers[PER_CHUNK]
     last = min(first + integers[PER_CHUNK], rows)
     outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in THREE)
-    inner = tuple(1 if DENSE else integers[FIRST_OPERAND + 3 * k + 2] for k in THREE)
+    inner = tuple(STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in THREE)
     arrays = tuple(
         array_at(integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE)
         for k in THREE
@@ -229,7 +229,7 @@ def kernel(
     wanted: tuple[bool, ...],
     value: str,
     upstream: bool,
-    dense: bool,
+    steps: tuple[int, ...],
 ) -> Any:
     """Compile the template for one distance and one way of using it."""
     scalars = {"loss": definition.formula, "nearer": nearer, "term": formula}
@@ -241,11 +241,11 @@ def kernel(
         dtype,
         value=value,
         upstream=upstream,
-        dense=dense,
         helpers=(terms_at, measure, pull, within),
         larger=scalar_math.maximum,
         smaller=scalar_math.minimum,
         THREE=(0, 1, 2),
+        STEPS=steps,
         SUMS=tuple(range(sums)),
         LATER_SUMS=tuple(range(1, sums)),
         SINGLE=sums == 1,
@@ -284,7 +284,7 @@ def prepare(request: Request) -> Launch | None:
         request.wanted,
         request.value,
         request.upstream is not None,
-        all(step == 1 for step in inner),
+        common.known_steps(inner),
     )
     scale = 1.0
     if request.reduction == "mean":

@@ -1,0 +1,141 @@
+"""How fast the losses are on this machine, beside torch's own."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbloss.commands import samples
+from nbloss.commands.info import has_torch
+from nbloss.engine.registry import LOSSES, Definition
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SIZES = ((8, 10), (1000, 1000))
+SECONDS = 1.0  # for each line of the table
+ROUND = 2e-3  # seconds of the calls that are timed together, at least
+
+
+class Row(NamedTuple):
+    """What is found of a loss in a size; times in seconds, and no `theirs` without torch."""
+
+    loss: str
+    size: tuple[int, int]
+    ours: float
+    theirs: float | None
+    deviation: float | None
+
+
+def run(console: "Console", options: argparse.Namespace) -> int:
+    """Time forward and backward of each loss."""
+    from rich.progress import Progress
+
+    rows = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(LOSSES) * len(SIZES))
+        for title, measure in measurements():
+            progress.update(bar, description=title)
+            rows.append(measure())
+            progress.advance(bar)
+    console.print(table(rows))
+    return 0
+
+
+def table(rows: list[Row]) -> Any:
+    """Lay out what was found."""
+    from rich.table import Table
+
+    both = rows[0].theirs is not None
+    made = Table(title="Forward and backward, float32", title_justify="left")
+    made.add_column("loss")
+    for title in ("size", "nbloss", *(("torch", "times as fast", "deviation") if both else ())):
+        made.add_column(title, justify="right")
+    if both:
+        made.caption = "deviation: the largest difference in value or gradient, relative to torch's"
+    for row in rows:
+        cells = [row.loss, "{} × {}".format(*row.size), readable(row.ours)]
+        if row.theirs is not None:
+            ratio = row.theirs / row.ours
+            cells += [readable(row.theirs), f"{ratio:.2f}", f"{row.deviation:.0e}"]
+        made.add_row(*cells)
+    return made
+
+
+def readable(seconds: float) -> str:
+    """Write a time in a unit that fits."""
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} µs"
+
+
+def measurements() -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Name each line of the table, and say how it is found."""
+    measure = beside_torch if has_torch() else on_arrays
+    for definition in LOSSES.values():
+        for size in SIZES:
+
+            def row(definition: Definition = definition, size: tuple[int, int] = size) -> Row:
+                return measure(definition, size)
+
+            yield "{} {} × {}".format(definition.name, *size), row
+
+
+def beside_torch(definition: Definition, size: tuple[int, int]) -> Row:
+    """Time nbloss and torch on the same tensors, in turns."""
+    import torch
+
+    from nbloss import functional
+
+    operands, leaves = samples.tensors(samples.sample(definition, *size), "float32")
+
+    def step(function: Callable) -> Any:
+        for leaf in leaves:
+            leaf.grad = None
+        value = function(*operands)
+        value.backward()
+        return value
+
+    pair = [getattr(library, definition.name) for library in (functional, torch.nn.functional)]
+    found = []
+    for function in pair:
+        value = step(function)
+        found.append([value.detach(), *(leaf.grad for leaf in leaves)])
+    deviation = max(
+        float((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny))
+        for a, b in zip(*found, strict=True)
+    )
+    ours, theirs = in_turns([lambda f=f: step(f) for f in pair])  # type: ignore[misc]
+    return Row(definition.name, size, ours, theirs, deviation)
+
+
+def on_arrays(definition: Definition, size: tuple[int, int]) -> Row:
+    """Time nbloss on arrays."""
+    from nbloss import functional, gradients
+
+    chosen = samples.sample(definition, *size)
+    operands = samples.arrays(chosen, "float32")
+    function = gradients.value_and_grad(getattr(functional, definition.name), chosen.learning)
+    (ours,) = in_turns([lambda: function(*operands)])
+    return Row(definition.name, size, ours, None, None)
+
+
+def in_turns(calls: list[Callable[[], Any]]) -> list[float]:
+    """Time calls in turns; give the median of each."""
+    repeats = []
+    for call in calls:
+        call()  # compiled, and its memory warm
+        repeats.append(max(1, int(ROUND / max(timed(call, 1), 1e-7))))
+    found: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end or not found[0]:
+        for call, times, repeat in zip(calls, found, repeats, strict=True):
+            times.append(timed(call, repeat))
+    return [statistics.median(times) for times in found]
+
+
+def timed(call: Callable[[], Any], repeat: int) -> float:
+    """Give the seconds of a call."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - start) / repeat

@@ -1,0 +1,86 @@
+"""Kernels compiled ahead."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from nbloss.commands import samples
+from nbloss.commands.info import has_torch
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CLASSES = 16
+FEW = 2  # rows
+
+
+def run(console: "Console", options: argparse.Namespace) -> int:
+    """Compile what training with the losses' default arguments needs."""
+    from rich.progress import Progress
+
+    from nbloss.engine import cache
+
+    tasks = list(calls(options.dtypes))
+    if not tasks:
+        console.print("bfloat16 needs torch, which is not installed.")
+        return 1
+    with Progress(console=console) as progress:
+        bar = progress.add_task("", total=len(tasks))
+        for name, call in tasks:
+            progress.update(bar, description=name)
+            call()
+            progress.advance(bar)
+    path = cache.directory()
+    place = "nowhere: no directory that only this user can write" if path is None else str(path)
+    console.print(f"Compiled {len(tasks)} uses of the losses into {place}")
+    return 0
+
+
+def calls(dtypes: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Call every loss as it is called in training, in each type and with each reduction.
+
+    Each is called on a few rows and on so many that it runs in parallel, which takes two drivers.
+    """
+    from nbloss import functional, gradients
+    from nbloss.engine.launch import PARALLEL_FROM
+    from nbloss.engine.patterns.classes import CLEARED
+    from nbloss.engine.registry import LOSSES
+
+    rows = CLEARED * PARALLEL_FROM // CLASSES + 1
+    for dtype, reduction, (name, definition) in product(dtypes, ("mean", "none"), LOSSES.items()):
+        chosen = samples.sample(definition, rows, CLASSES)
+        function = getattr(functional, name)
+        title = f"{name} {dtype} {reduction}"
+        if has_torch():
+            yield title, _on_tensors(function, chosen, dtype, reduction)
+        elif dtype != "bfloat16":
+            arrays = samples.arrays(chosen, dtype)
+            yield title, _on_arrays(gradients.value_and_grad(function), arrays, reduction)
+
+
+def _on_arrays(function: Callable, arrays: list[Any], reduction: str) -> Callable[[], Any]:
+    def call() -> None:
+        for rows in (FEW, None):
+            function(*(x[:rows] for x in arrays), reduction=reduction)
+
+    return call
+
+
+def _on_tensors(
+    function: Callable, chosen: samples.Sample, dtype: str, reduction: str
+) -> Callable[[], Any]:
+    tensors, _ = samples.tensors(chosen, dtype)
+    floating = sum(x.is_floating_point() for x in tensors)
+
+    def call() -> None:
+        # Without a gradient, with that of the first operand, and with all.
+        for rows, wanted in product((FEW, None), sorted({0, 1, floating})):
+            leaves = [x[:rows].detach() for x in tensors]
+            for x in leaves[:wanted]:
+                x.requires_grad_()
+            value = function(*leaves, reduction=reduction).sum()
+            if wanted:
+                value.backward()
+
+    return call
