@@ -177,12 +177,16 @@ def arrays(workload: Workload) -> dict[str, Any]:
 
 
 def moved(workload: Workload) -> int:
-    """Bytes that cannot but be moved, forward and backward: operands read, gradients written."""
+    """Bytes that cannot but be moved, forward and backward: operands read, gradients written.
+
+    Of log-probabilities, `nll_loss` reads no more than one for each target.
+    """
     size = 8 if workload.dtype == "float64" else 2 if workload.dtype in HALVES else 4
-    total = 0
-    for name, value in arrays(workload).items():
+    total, made = 0, arrays(workload)
+    for name, value in made.items():
         if value.dtype.kind == "f":
-            total += value.size * size * (2 if name in LEARNING else 1)
+            read = made["target"].size if workload.loss == "nll_loss" else value.size
+            total += size * (read + (value.size if name in LEARNING else 0))
         else:
             total += value.nbytes
     return total

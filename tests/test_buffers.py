@@ -17,7 +17,7 @@ from nbloss.bridge import numpy as numpy_bridge
 from nbloss.bridge import torch as torch_bridge
 from nbloss.engine import buffers
 
-COUNT = buffers.GIVEN_BACK // 4
+COUNT = buffers.REUSED // 4
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_nor_when_its_size_has_changed() -> None:
 
 
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffers, "REMEMBERED", 2 * buffers.GIVEN_BACK)
+    monkeypatch.setattr(buffers, "REMEMBERED", 2 * buffers.REUSED)
     held = [new_tensor() for _ in range(3)]
     assert len(buffers._buffers) == 2
     assert torch_bridge.large((3 * COUNT,), torch.empty(0)).numel() == 3 * COUNT

@@ -3,10 +3,10 @@
 Most of the time that it takes to fill fresh memory of many megabytes goes into making its pages,
 when each is first written to. Linux makes pages of 2 MB instead of 4 kB where it is asked to.
 
-Up to 32 MB the C library keeps memory that was let go (see :func:`let_freed_memory_be_kept`) and
-hands it out again, still warm from its last use. What is larger it gives back, and the next step of
-training has all pages made anew. So the latest of such buffers are remembered, and one that nobody
-else refers to any more is used again.
+The C library keeps memory that was let go (see :func:`let_freed_memory_be_kept`) and hands it out
+again, still warm from its last use, but nothing of 32 MB or more, and little that comes near: the
+next step of training has all pages made anew. So the latest of such buffers are remembered, and one
+that nobody else refers to any more is used again.
 """
 
 import ctypes
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 MAPPED = 1 << 17  # bytes from which the C library may give memory back
 LARGE = 1 << 22  # bytes from which to ask for large pages
-GIVEN_BACK = 1 << 25  # bytes from which the C library keeps nothing
+REUSED = 1 << 24  # bytes from which buffers are remembered
+MOST_KEPT = 1 << 25  # bytes from which the C library keeps nothing
 REMEMBERED = 1 << 28  # bytes of all buffers that are remembered
 MADV_HUGEPAGE = 14
 
@@ -53,7 +54,7 @@ def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any
     Any
         What ``use`` returned; None if there is no such buffer that is free.
     """
-    if size < GIVEN_BACK:
+    if size < REUSED:
         return None
     with _lock:  # or two threads might find the same one
         for buffer in _buffers:
@@ -64,7 +65,7 @@ def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any
 
 def remember(buffer: Buffer) -> None:
     """Remember a buffer if it is worth it, and forget the oldest if they are too many."""
-    if GIVEN_BACK <= buffer.size <= REMEMBERED:
+    if REUSED <= buffer.size <= REMEMBERED:
         with _lock:
             _buffers.append(buffer)
             while sum(kept.size for kept in _buffers) > REMEMBERED:
@@ -115,4 +116,4 @@ def let_freed_memory_be_kept() -> None:
     """
     library = _library()
     if library is not None:
-        library.free(library.malloc(GIVEN_BACK - (1 << 16)))
+        library.free(library.malloc(MOST_KEPT - (1 << 16)))

@@ -24,8 +24,8 @@ U = np.uint32
 # Adding this to a small number leaves its nearest integer in the lowest bits of the sum.
 SHIFT32 = F(1.5 * 2**23)
 SHIFT64 = 1.5 * 2.0**52
-SHIFT32_BITS = I(0x4B400000)
-SHIFT64_BITS = np.int64(0x4338000000000000)
+# The bits of 1.
+ONE32, ONE64 = U(0x3F800000), np.uint64(0x3FF0000000000000)
 LOG2_E = 1.4426950408889634
 # The logarithm of 2 in two parts, of which the first has few bits.
 LN2_HIGH32, LN2_LOW32 = F(0.693359375), F(-2.12194440e-4)
@@ -50,11 +50,12 @@ def exp_float32(x):
     p = p * r + F(1.6666665459e-1)
     p = p * r + F(5.0000001201e-1)
     y = (p * (r * r) + r) + F(1.0)
-    # Two powers of 2 instead of one, since a subnormal result has none that is a number.
-    k = I(bits(shifted)) - SHIFT32_BITS
-    half = I(k >> I(1))
-    rest = I(k - half)
-    return (y * from_bits(U(half + I(127)) << U(23))) * from_bits(U(rest + I(127)) << U(23))
+    # Two powers of 2 instead of one, since a subnormal result has none that is a number. Of the
+    # exponent, which the lowest bits of the sum hold, each takes half; no other bits get through.
+    b = bits(shifted)
+    half = U(b << U(22)) & U(0xFF800000)
+    rest = U(U(b << U(23)) - half)
+    return (y * from_bits(U(half + ONE32))) * from_bits(U(rest + ONE32))
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
@@ -70,11 +71,10 @@ def exp_float64(x):
     q = (q + 2.27265548208155028766e-1) * z + 2.00000000000000000005
     p = p * r
     y = 1.0 + 2.0 * (p / (q - p))
-    k = np.int64(bits64(shifted)) - SHIFT64_BITS
-    half = k >> np.int64(1)
-    rest = k - half
-    first = from_bits64(np.uint64(half + np.int64(1023)) << np.uint64(52))
-    return (y * first) * from_bits64(np.uint64(rest + np.int64(1023)) << np.uint64(52))
+    b = bits64(shifted)
+    half = (b << np.uint64(51)) & np.uint64(0xFFF0000000000000)
+    rest = (b << np.uint64(52)) - half
+    return (y * from_bits64(half + ONE64)) * from_bits64(rest + ONE64)
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
@@ -101,8 +101,8 @@ def log1p_float32(x):
     y = ((f * z) * p + e * LN2_LOW32) + lost
     y = (f + (y - F(0.5) * z)) + e * LN2_HIGH32
     y = y if x < F(np.inf) else x
-    y = y if x > F(-1.0) else F(-np.inf)
-    return F(np.nan) if x < F(-1.0) or x != x else y
+    y = y if x != F(-1.0) else F(-np.inf)
+    return F(np.nan) if x < F(-1.0) else y  # a NaN is one already, by what is lost
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
@@ -133,8 +133,8 @@ def log1p_float64(x):
     e = e + 1.0 if large else e
     y = log_near_one(m - 1.0, e, lost)
     y = y if x < np.inf else x
-    y = y if x > -1.0 else -np.inf
-    return np.nan if x < -1.0 or x != x else y
+    y = y if x != -1.0 else -np.inf
+    return np.nan if x < -1.0 else y
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)

@@ -1,6 +1,6 @@
 """Losses of samples that have several labels at once."""
 
-from nbloss.engine.primitives import absolute, exp, log1p, maximum, minimum, where
+from nbloss.engine.primitives import absolute, exp, log1p, maximum, where
 from nbloss.engine.registry import pairwise, pointwise
 
 
@@ -11,16 +11,17 @@ from nbloss.engine.registry import pairwise, pointwise
 )
 def multilabel_soft_margin_loss(input, target):
     """Give what a class costs whose probability is the sigmoid of the input."""
-    # The exponential of -|input| can't overflow, and gives both logarithms and both derivatives.
+    # The exponential of -|input| can't overflow, and gives both logarithms and both derivatives:
+    # -log(sigmoid(x)) is log(1 + exp(-|x|)), and -x on top where x is negative.
     small = exp(-absolute(input))
     tail = log1p(small)
-    log_present = minimum(input, 0.0) - tail
-    log_absent = minimum(-input, 0.0) - tail
+    above = where(input > 0.0, input, 0.0)
+    below = where(input > 0.0, 0.0, -input)
     likelier = 1.0 / (1.0 + small)
     present = where(input > 0.0, likelier, small * likelier)
     absent = where(input > 0.0, small * likelier, likelier)
-    value = -(target * log_present + (1.0 - target) * log_absent)
-    return value, (1.0 - target) * present - target * absent, log_absent - log_present
+    value = target * below + (1.0 - target) * above + tail
+    return value, (1.0 - target) * present - target * absent, -input
 
 
 def below_margin(labelled):

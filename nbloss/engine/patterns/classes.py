@@ -54,6 +54,8 @@ SMOOTHING = FIRST_PARAMETER
 # Of a row with but one class picked, so many gradients are cleared in the time that others take to
 # compute one.
 CLEARED = 4
+# Two exponentials for each class.
+NORMALIZED = 2
 
 
 def log_sum_exp(scores, step, classes, length):
@@ -282,7 +284,9 @@ def prepare(request: Request) -> Launch | None:
     picked = len(request.definition.operands) == 2
     rows = samples * places
     per_row = 1 if picked and not any(request.wanted) else max(classes, 1)
-    per_chunk = max(1, chunks.CHUNK // per_row)
+    # How much there is to do for a class, in elements of a loss of middling cost.
+    cost = 1 / CLEARED if picked else NORMALIZED
+    per_chunk = max(1, int(chunks.CHUNK / (per_row * max(cost, 1))))
     if 0 < places < per_chunk:
         per_chunk -= per_chunk % places  # whole samples, whose memory is in one piece
     worker = kernel(
@@ -327,7 +331,7 @@ def prepare(request: Request) -> Launch | None:
             chunks.SEGMENT,
         ),
         (scale, scale, options.smoothing),
-        rows * per_row // (CLEARED if picked else 1),
+        int(rows * per_row * cost),
         **walk,
     )
 
