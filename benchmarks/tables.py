@@ -59,8 +59,23 @@ def typical(loss: str, shape: tuple[int, int], **more: object) -> Workload:
 
 def name(workload: Workload) -> str:
     """A loss, and what is special about the case."""
-    case = "" if workload.case in ("plain", "2d", "default") else f", {workload.case}"
-    return f"`{workload.loss}`{case.replace('-', ' ')}"
+    return ", ".join((f"`{workload.loss}`", *SPECIAL.get(workload.case, (words(workload.case),))))
+
+
+def words(case: str) -> str:
+    """A case's name for readers: `10-targets` are labels of a row."""
+    return case.replace("-targets", " labels").replace("-", " ")
+
+
+# Cases whose name says nothing, or not enough.
+SPECIAL: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "2d": (),
+    "default": (),
+    "3d": ("3 dimensions",),
+    "p-1-swap": ("p = 1", "swap"),
+    "few-targets": ("3 labels",),
+}
 
 
 def machine(results: Results) -> str:
