@@ -121,13 +121,13 @@ def test_bench(
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "SIZES", ((4, 9),))
     monkeypatch.setattr(bench, "has_torch", lambda: torch_there)
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["bench"]) == 0
     text = capsys.readouterr().out
     for loss in LOSSES:
         assert f"{loss} " in text
     assert text.count("4 × 9") == len(LOSSES)
-    assert ("deviation" in text) == torch_there
+    assert ("deviation:" in text) == (" deviation " in text) == torch_there
     if torch_there:
         measure = bench.beside_torch
         assert all(measure(one, (4, 9)).deviation < 1e-6 for one in LOSSES.values())

@@ -1,6 +1,7 @@
 """How fast the losses are on this machine, beside torch's own."""
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -45,21 +46,24 @@ def run(console: "Console", options: argparse.Namespace) -> int:
 
 def table(rows: list[Row]) -> Any:
     """Lay out what was found."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     both = rows[0].theirs is not None
-    made = Table(title="Forward and backward, float32", title_justify="left")
-    made.add_column("loss")
-    for title in ("size", "nbloss", *(("torch", "times as fast", "deviation") if both else ())):
+    made = Table(box=SIMPLE, pad_edge=False)
+    made.add_column("forward and backward, float32", no_wrap=True)
+    for title in ("nbloss", *(("torch", "speed-up", "deviation") if both else ())):
         made.add_column(title, justify="right")
     if both:
         made.caption = "deviation: the largest difference in value or gradient, relative to torch's"
-    for row in rows:
-        cells = [row.loss, "{} × {}".format(*row.size), readable(row.ours)]
-        if row.theirs is not None:
-            ratio = row.theirs / row.ours
-            cells += [readable(row.theirs), f"{ratio:.2f}", f"{row.deviation:.0e}"]
-        made.add_row(*cells)
+    for loss, of_loss in itertools.groupby(rows, lambda row: row.loss):
+        made.add_row(f"[bold]{loss}[/]")
+        for row in of_loss:
+            cells = ["  {} × {}".format(*row.size), readable(row.ours)]
+            if row.theirs is not None:
+                ratio = row.theirs / row.ours
+                cells += [readable(row.theirs), f"{ratio:.2f}×", f"{row.deviation:.0e}"]
+            made.add_row(*cells)
     return made
 
 
@@ -129,6 +133,7 @@ def in_turns(calls: list[Callable[[], Any]]) -> list[float]:
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or not found[0]:
         for call, times, repeat in zip(calls, found, repeats, strict=True):
+            call()  # what went cold while others had their turn
             times.append(timed(call, repeat))
     return [statistics.median(times) for times in found]
 
