@@ -87,6 +87,28 @@ def test_nor_when_its_size_has_changed() -> None:
     assert len(buffers._buffers) == 2
 
 
+def test_nor_when_other_processes_may_see_it() -> None:
+    x = new_tensor()
+    x.share_memory_()
+    address = x.data_ptr()
+    del x
+    assert new_tensor().data_ptr() != address
+    assert len(buffers._buffers) == 2
+
+
+def test_modes_do_not_stick_to_a_buffer() -> None:
+    x, y = torch.zeros(COUNT), torch.ones(COUNT)
+    with torch.inference_mode():
+        assert nbloss.huber_loss(x, y, reduction="none").is_inference()
+    x.requires_grad_()
+    value = nbloss.huber_loss(x, y, reduction="none")
+    assert not value.is_inference()
+    value.sum().backward()
+    assert (x.grad == -1.0).all()
+    x.grad.add_(1.0)
+    assert len(buffers._buffers) == 2
+
+
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffers, "REMEMBERED", 2 * buffers.REUSED)
     held = [new_tensor() for _ in range(3)]

@@ -73,9 +73,16 @@ def large(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
     return made
 
 
+def _users(buffer: buffers.Buffer) -> int:
+    """How many refer to a buffer's memory, this call included; each view of an array does."""
+    return sys.getrefcount(buffer.owner)
+
+
 def _is_free(buffer: buffers.Buffer) -> bool:
-    # Views of an array refer to it. The buffer refers to it, too, and so does this call.
-    return sys.getrefcount(buffer.owner) == 2
+    return _users(buffer) == ALONE
+
+
+ALONE = _users(buffers.Buffer(np.empty(1, np.uint8), 1, _is_free))
 
 
 def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -71,12 +71,13 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return like.new_empty(shape)
 
 
-def _users(owner: Tensor) -> tuple[int, int, int]:
-    """Bytes of a tensor's memory; who refers to it, in C++ and in Python, with this call."""
+def _users(owner: Tensor) -> tuple[int, int, bool, int]:
+    """Who refers to a tensor's memory, in C++, in Python, in other processes; and its bytes."""
     storage = owner.untyped_storage()
     return (
         torch._C._storage_Use_Count(storage._cdata),
         sys.getrefcount(storage),
+        storage.is_shared(),
         storage.nbytes(),  # somebody may have changed it
     )
 
@@ -86,7 +87,7 @@ def _users(owner: Tensor) -> tuple[int, int, int]:
 with torch._C._DisableTorchDispatch(), torch._C._DisableFuncTorch(), torch.inference_mode(False):
     NUMBERS = {name: torch.empty((), dtype=kind, device="cpu") for kind, name in FLOATS.items()}
     # Somebody else's tensor, array, capsule or storage makes it more.
-    ALONE = _users(torch.empty(1, dtype=torch.uint8, device="cpu"))[:2]
+    ALONE = _users(torch.empty(1, dtype=torch.uint8, device="cpu"))[:3]
 
 
 # As much again, contiguous if it is.
