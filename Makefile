@@ -14,7 +14,7 @@ WORKERS ?= 2
 help:
 	@echo "make demo    train with seven losses of torch.nn and of nbloss.nn; table and figure"
 	@echo "make test    run all tests"
-	@echo "make bench   time all losses beside torch's; report in docs/benchmarks (half an hour)"
+	@echo "make bench   time all losses beside torch's; report in docs/benchmarks (15 minutes)"
 	@echo "make lint    check style and formatting"
 	@echo "make types   check types"
 	@echo "make format  format all files"

@@ -13,8 +13,7 @@ import torch
 
 import nbloss
 from cases import split
-from nbloss import distances
-from test_losses import TORCH_DISTANCES
+from in_torch import options
 from workloads import HALVES, LEARNING, Workload, arrays, moved
 
 Run = Callable[[int], None]
@@ -30,13 +29,6 @@ def tensors(workload: Workload) -> dict[str, torch.Tensor]:
             wanted = name in LEARNING and workload.part != "forward"
             made[name].requires_grad_(wanted)
     return made
-
-
-def options(workload: Workload, of_torch: bool) -> dict[str, Any]:
-    chosen = workload.definition.options(None if of_torch else distances)
-    if of_torch and "distance_function" in chosen:
-        chosen["distance_function"] = TORCH_DISTANCES[chosen["distance_function"]]
-    return chosen
 
 
 def on_tensors(function: Callable, workload: Workload) -> Run:
@@ -72,7 +64,7 @@ def backward(function: Callable, workload: Workload, times: int) -> Run:
 
 
 def eager(workload: Workload) -> Callable:
-    chosen = options(workload, of_torch=True)
+    chosen = options(workload.definition, torch)
     function = getattr(torch.nn.functional, workload.loss)
     return lambda *operands, **weight: function(*operands, **weight, **chosen)
 
@@ -86,7 +78,7 @@ def compiled(workload: Workload) -> Callable | None:
 
 
 def ours(workload: Workload) -> Callable:
-    chosen = options(workload, of_torch=False)
+    chosen = options(workload.definition, nbloss)
     function = getattr(nbloss, workload.loss)
     return lambda *operands, **weight: function(*operands, **weight, **chosen)
 
@@ -96,7 +88,7 @@ def on_arrays(workload: Workload) -> Run | None:
         return None
     made = arrays(workload)
     operands, weight = split(made)
-    chosen = {**weight, **options(workload, of_torch=False)}
+    chosen = {**weight, **options(workload.definition, nbloss)}
     function: Any = getattr(nbloss, workload.loss)
     if workload.part == "both":
         names = list(made)

@@ -12,6 +12,7 @@ import torch
 
 import nbloss
 from cases import CASES, KINKS, Case, Kink, split
+from in_torch import options
 from nbloss import distances
 
 # Huber's operands may broadcast, but torch warns of it.
@@ -83,24 +84,6 @@ def on_tensors(
 
 def wanted_of(case: Any) -> tuple[str, ...]:
     return case.differentiable if isinstance(case, Case) else tuple(case.gradients)
-
-
-TORCH_DISTANCES = {
-    "euclidean": lambda x, y: (x - y).norm(dim=-1),
-    "squared_euclidean": lambda x, y: (x - y).square().sum(-1),
-    "manhattan": lambda x, y: (x - y).abs().sum(-1),
-    "chebyshev": lambda x, y: torch.linalg.vector_norm(x - y, float("inf"), dim=-1),
-    "cosine": lambda x, y: 1 - torch.nn.functional.cosine_similarity(x, y, dim=-1),
-}
-
-
-def options(case: Any, library: Any) -> dict[str, Any]:
-    if library is nbloss:
-        return case.options(distances)
-    chosen = case.options()
-    if "distance_function" in chosen:
-        chosen["distance_function"] = TORCH_DISTANCES[chosen["distance_function"]]
-    return chosen
 
 
 @pytest.fixture

@@ -106,8 +106,15 @@ def log1p_float32(x):
 
 
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
-def log_near_one(f, e, lost):
-    """The logarithm of (1 + f) 2^e, where 1 + f lies between sqrt(1/2) and sqrt(2)."""
+def log_of_normal(x, shift, lost):
+    """The logarithm of x 2^shift, and what was lost of it before; x is positive and normal."""
+    b = bits64(x)
+    m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
+    e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023)) + shift
+    large = m > SQRT2
+    m = m * 0.5 if large else m
+    e = e + 1.0 if large else e
+    f = m - 1.0
     z = f * f
     p = 1.01875663804580931796e-4 * f + 4.97494994976747001425e-1
     p = p * f + 4.70579119878881725854
@@ -124,14 +131,7 @@ def log_near_one(f, e, lost):
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
 def log1p_float64(x):
     u = x + 1.0
-    lost = (x - (u - 1.0)) * (1.0 / u)
-    b = bits64(u)
-    m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
-    e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023))
-    large = m > SQRT2
-    m = m * 0.5 if large else m
-    e = e + 1.0 if large else e
-    y = log_near_one(m - 1.0, e, lost)
+    y = log_of_normal(u, 0.0, (x - (u - 1.0)) * (1.0 / u))
     y = y if x < np.inf else x
     y = y if x != -1.0 else -np.inf
     return np.nan if x < -1.0 else y
@@ -140,14 +140,7 @@ def log1p_float64(x):
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
 def log_float64(x):
     tiny = x < TINY64
-    b = bits64(x * TO_NORMAL64 if tiny else x)
-    m = from_bits64((b & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000))
-    e = np.float64(np.int64(b >> np.uint64(52)) - np.int64(1023))
-    e = e - 54.0 if tiny else e
-    large = m > SQRT2
-    m = m * 0.5 if large else m
-    e = e + 1.0 if large else e
-    y = log_near_one(m - 1.0, e, 0.0)
+    y = log_of_normal(x * TO_NORMAL64 if tiny else x, -54.0 if tiny else 0.0, 0.0)
     y = y if x < np.inf else x
     y = y if x > 0.0 else -np.inf
     return np.nan if x < 0.0 or x != x else y

@@ -166,7 +166,8 @@ def order(request: Request) -> list[At]:
     ]
 
 
-# Entering a parallel region costs 2 to 4 microseconds, and waking the threads more.
+# Elements from which threads pay. Entering a parallel region costs 2 to 4 microseconds, and waking
+# the threads more.
 PARALLEL_FROM = 1 << 16
 
 
