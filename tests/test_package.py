@@ -129,8 +129,7 @@ def test_bench(
     assert text.count("4 × 9") == len(LOSSES)
     assert ("deviation:" in text) == (" deviation " in text) == torch_there
     if torch_there:
-        measure = bench.beside_torch
-        assert all(measure(one, (4, 9)).deviation < 1e-6 for one in LOSSES.values())
+        assert all(bench.measured(one, (4, 9)).deviation < 1e-6 for one in LOSSES.values())
 
 
 def test_unknown_commands(capsys: pytest.CaptureFixture) -> None:
@@ -172,10 +171,16 @@ def test_a_loss_is_added_by_touching_two_files(tmp_path: Path) -> None:
         "    x = torch.ones(3, requires_grad=True)\n"
         "    module(x, torch.zeros(3)).backward()\n"
         "    torch.testing.assert_close(x.grad, torch.full((3,), 0.5).tanh() / 2)\n"
+        "def test_commands():\n"
+        "    from nbloss.commands import bench\n"
+        "    bench.SECONDS = 0.0\n"
+        "    row = bench.measured(nbloss.engine.registry.LOSSES['log_cosh_loss'], (3, 4))\n"
+        "    assert row.ours > 0.0 and row.theirs is row.deviation is None\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k",
-         "log_cosh_loss or test_copy", "tests/test_losses.py", "tests/test_definitions.py",
+         "log_cosh_loss or test_copy or test_commands",
+         "tests/test_losses.py", "tests/test_definitions.py",
          "tests/test_bridge.py", "tests/test_of_the_copy.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

@@ -1,10 +1,10 @@
 """How fast the losses are on this machine, beside torch's own."""
 
 import argparse
-import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloss.commands import samples
@@ -20,7 +20,7 @@ ROUND = 2e-3  # seconds of the calls that are timed together, at least
 
 
 class Row(NamedTuple):
-    """What is found of a loss in a size; times in seconds, and no `theirs` without torch."""
+    """What is found of a loss in a size; times in seconds, and no `theirs` where torch has none."""
 
     loss: str
     size: tuple[int, int]
@@ -36,9 +36,9 @@ def run(console: "Console", options: argparse.Namespace) -> int:
     rows = []
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(LOSSES) * len(SIZES))
-        for title, measure in measurements():
-            progress.update(bar, description=title)
-            rows.append(measure())
+        for definition, size in product(LOSSES.values(), SIZES):
+            progress.update(bar, description="{} {} × {}".format(definition.name, *size))
+            rows.append(measured(definition, size))
             progress.advance(bar)
     console.print(table(rows))
     return 0
@@ -49,14 +49,14 @@ def table(rows: list[Row]) -> Any:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    both = rows[0].theirs is not None
+    both = any(row.theirs is not None for row in rows)
     made = Table(box=SIMPLE, pad_edge=False)
     made.add_column("forward and backward, float32", no_wrap=True)
     for title in ("nbloss", *(("torch", "speed-up", "deviation") if both else ())):
         made.add_column(title, justify="right")
     if both:
         made.caption = "deviation: the largest difference in value or gradient, relative to torch's"
-    for loss, of_loss in itertools.groupby(rows, lambda row: row.loss):
+    for loss, of_loss in groupby(rows, lambda row: row.loss):
         made.add_row(f"[bold]{loss}[/]")
         for row in of_loss:
             cells = ["  {} × {}".format(*row.size), readable(row.ours)]
@@ -72,55 +72,21 @@ def readable(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} µs"
 
 
-def measurements() -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Name each line of the table, and say how it is found."""
-    measure = beside_torch if has_torch() else on_arrays
-    for definition in LOSSES.values():
-        for size in SIZES:
-
-            def row(definition: Definition = definition, size: tuple[int, int] = size) -> Row:
-                return measure(definition, size)
-
-            yield "{} {} × {}".format(definition.name, *size), row
-
-
-def beside_torch(definition: Definition, size: tuple[int, int]) -> Row:
-    """Time nbloss and torch on the same tensors, in turns."""
-    import torch
-
-    from nbloss import functional
-
-    operands, leaves = samples.tensors(samples.sample(definition, *size), "float32")
-
-    def step(function: Callable) -> Any:
-        for leaf in leaves:
-            leaf.grad = None
-        value = function(*operands)
-        value.backward()
-        return value
-
-    pair = [getattr(library, definition.name) for library in (functional, torch.nn.functional)]
-    found = []
-    for function in pair:
-        value = step(function)
-        found.append([value.detach(), *(leaf.grad for leaf in leaves)])
-    deviation = max(
-        float((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny))
-        for a, b in zip(*found, strict=True)
-    )
-    ours, theirs = in_turns([lambda f=f: step(f) for f in pair])  # type: ignore[misc]
-    return Row(definition.name, size, ours, theirs, deviation)
-
-
-def on_arrays(definition: Definition, size: tuple[int, int]) -> Row:
-    """Time nbloss on arrays."""
-    from nbloss import functional, gradients
-
+def measured(definition: Definition, size: tuple[int, int]) -> Row:
+    """Time a loss, beside torch's own where there is one; on arrays where there is no torch."""
     chosen = samples.sample(definition, *size)
-    operands = samples.arrays(chosen, "float32")
-    function = gradients.value_and_grad(getattr(functional, definition.name), chosen.learning)
-    (ours,) = in_turns([lambda: function(*operands)])
-    return Row(definition.name, size, ours, None, None)
+    if has_torch():
+        from nbloss.commands import tensors
+
+        steps, deviation = tensors.steps(definition, chosen)
+    else:
+        from nbloss import functional, gradients
+
+        operands = samples.arrays(chosen, "float32")
+        function = gradients.value_and_grad(getattr(functional, definition.name), chosen.learning)
+        steps, deviation = [lambda: function(*operands)], None
+    ours, *theirs = in_turns(steps)
+    return Row(definition.name, size, ours, theirs[0] if theirs else None, deviation)
 
 
 def in_turns(calls: list[Callable[[], Any]]) -> list[float]:

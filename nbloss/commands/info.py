@@ -67,9 +67,6 @@ def cuda() -> str:
     """Name the CUDA devices, as far as torch knows them."""
     if not has_torch():
         return "unknown without torch"
-    import torch
+    from nbloss.commands import tensors
 
-    if not torch.cuda.is_available():
-        return "no device"
-    count = torch.cuda.device_count()
-    return ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+    return tensors.devices()

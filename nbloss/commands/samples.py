@@ -35,23 +35,14 @@ def sample(definition: Definition, rows: int, columns: int) -> Sample:
         return Sample([numbers(), labels], (0,))
     if definition.pattern == "triplets":
         return Sample([numbers() for _ in range(3)], (0, 1, 2))
-    operands = [numbers() for _ in definition.operands]
-    target = definition.operands.index("target")
-    if definition.name in TARGETS:
-        operands[target] = rng.choice(TARGETS[definition.name], (rows, columns))
-    return Sample(operands, tuple(k for k in range(len(operands)) if k != target))
-
-
-def tensors(chosen: Sample, dtype: str) -> tuple[list[Any], list[Any]]:
-    """Make tensors of the operands, and name those that learn and want gradients."""
-    import torch
-
-    made = [
-        torch.tensor(x, dtype=getattr(torch, dtype) if x.dtype.kind == "f" else None)
-        for x in chosen.operands
+    operands = [
+        rng.choice(TARGETS[definition.name], (rows, columns))
+        if name == "target" and definition.name in TARGETS
+        else numbers()
+        for name in definition.operands
     ]
-    leaves = [made[k].requires_grad_() for k in chosen.learning]
-    return made, leaves
+    places = enumerate(definition.operands)
+    return Sample(operands, tuple(k for k, name in places if name != "target"))
 
 
 def arrays(chosen: Sample, dtype: str) -> list[Any]:

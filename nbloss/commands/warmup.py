@@ -70,17 +70,14 @@ def _on_arrays(function: Callable, arrays: list[Any], reduction: str) -> Callabl
 def _on_tensors(
     function: Callable, chosen: samples.Sample, dtype: str, reduction: str
 ) -> Callable[[], Any]:
-    tensors, _ = samples.tensors(chosen, dtype)
-    floating = sum(x.is_floating_point() for x in tensors)
+    from nbloss.commands import tensors
+
+    operands = tensors.of(chosen, dtype)
+    floating = sum(x.is_floating_point() for x in operands)
 
     def call() -> None:
         # Without a gradient, with that of the first operand, and with all.
         for rows, wanted in product((FEW, None), sorted({0, 1, floating})):
-            leaves = [x[:rows].detach() for x in tensors]
-            for x in leaves[:wanted]:
-                x.requires_grad_()
-            value = function(*leaves, reduction=reduction).sum()
-            if wanted:
-                value.backward()
+            tensors.call(function, [x[:rows] for x in operands], reduction, wanted)
 
     return call
