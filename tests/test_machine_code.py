@@ -47,7 +47,6 @@ def test_inner_loops_are_vectorised(
     # Compiled anew, for what comes from the disk does not show its code.
     monkeypatch.setattr(cache, "kernel_cache", lambda function: caching.NullCache())
     monkeypatch.setattr(compiler, "_workers", {})
-    pattern.kernel.cache_clear()
     forget()
     before = len(compiler._keep_alive)
     leaves = {

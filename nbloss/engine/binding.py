@@ -10,12 +10,13 @@ import functools
 import hashlib
 import types as python_types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from nbloss.engine import elementary, primitives, scalars
+from nbloss.engine.unroll import unroll
 
 # Sums may be reordered in templates (they add up blocks) but not within definitions; neither may
 # assume that there is no NaN or infinity.
@@ -91,19 +92,68 @@ def bind(
     return copy
 
 
+class Target(NamedTuple):
+    """What code is made for.
+
+    Attributes
+    ----------
+    words : function
+        Gives what the primitives mean in kernels that compute in a type, by their names.
+    compiled : function
+        Has a function compiled when a kernel calls it; takes the function and what its floating
+        arithmetic may do.
+    """
+
+    words: Callable[[type], dict[str, Callable]]
+    compiled: Callable[[Callable, set[str]], Callable]
+
+
 @functools.cache
-def bind_scalar(function: Callable, dtype: type) -> Callable:
+def bind_scalar(function: Callable, dtype: type, target: Target) -> Callable:
     """Compile a definition, or a helper of one, for numbers of one type.
 
     Every number constant becomes one of the type: a bare literal would promote float32 to float64.
     """
-    for name, word in words(dtype).items():
+    words = target.words(dtype)
+    for name, word in words.items():
         if function is getattr(primitives, name):
             function = word
     if not isinstance(function, python_types.FunctionType):
         return function  # compiled already
-    bound = bind(function, words(dtype), dtype, lambda helper: bind_scalar(helper, dtype))
-    return compiled(named(bound, digest(function, dtype)), SCALAR_MATH)
+    bound = bind(function, words, dtype, lambda helper: bind_scalar(helper, dtype, target))
+    return target.compiled(named(bound, digest(function, dtype)), SCALAR_MATH)
+
+
+def specialize(
+    template: Callable,
+    scalars: dict[str, Callable],
+    dtype: type,
+    helpers: tuple[Callable, ...],
+    names: dict[str, Any],
+    suffix: str,
+    target: Target,
+) -> Callable:
+    """Copy a template with meanings for the names that it leaves open.
+
+    Parameters
+    ----------
+    template, scalars, dtype, helpers
+        As for :func:`nbloss.engine.compiler.worker`.
+    names : dict
+        Constants of the templates, and what they share.
+    suffix : str
+        Tells the copy from all others.
+    target : Target
+    """
+    names = {
+        **names,
+        **{name: bind_scalar(scalar, dtype, target) for name, scalar in scalars.items()},
+        "COMPUTED": dtype,
+    }
+    for helper in helpers:
+        unrolled = named(unroll(helper, names), suffix)
+        names[helper.__name__] = target.compiled(unrolled, TEMPLATE_MATH)
+    return named(unroll(template, names), suffix)
 
 
 def compiled(function: Callable, math: set[str]) -> Callable:
@@ -114,6 +164,9 @@ def compiled(function: Callable, math: set[str]) -> Callable:
     LLVM would leave in the place of all but the smallest formulas.
     """
     return numba.njit(fastmath=math, error_model="numpy", forceinline=True)(function)
+
+
+CPU = Target(words, compiled)
 
 
 def named(function: Callable, suffix: str) -> Callable:

@@ -16,7 +16,6 @@ from numba import types
 from numba.core.ccallback import CFunc
 
 from nbloss.engine import binding, cache
-from nbloss.engine.unroll import unroll
 
 _SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.float64), types.int64)
 BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)
@@ -67,14 +66,11 @@ def _compile(
 ) -> Any:
     # The same definitions and flags always give the same name, and any change in them another.
     suffix = binding.digest(template, scalars, dtype, helpers, flags, BOUNDSCHECK)
-    names = {name: binding.bind_scalar(f, dtype) for name, f in scalars.items()}
-    for name, flag in flags.items():
-        names[name] = _helper(flag) if isinstance(flag, FunctionType) else flag
-    names["COMPUTED"] = dtype
-    for helper in helpers:
-        unrolled = binding.named(unroll(helper, names), suffix)
-        names[helper.__name__] = binding.compiled(unrolled, binding.TEMPLATE_MATH)
-    bound = binding.named(unroll(template, names), suffix)
+    names = {
+        name: _helper(flag) if isinstance(flag, FunctionType) else flag
+        for name, flag in flags.items()
+    }
+    bound = binding.specialize(template, scalars, dtype, helpers, names, suffix, binding.CPU)
     if numba.config.DISABLE_JIT:
         return bound
     options = {"nopython": True, "fastmath": binding.TEMPLATE_MATH, "error_model": "numpy"}

@@ -197,15 +197,17 @@ def _overload_bfloat16_to_float(x):
     return lambda x: from_bits(np.uint32(x) << np.uint32(16))
 
 
+def round_to_bfloat16(x):
+    """Round to nearest, ties to the even neighbour; a NaN stays one."""
+    word = bits(np.float32(x))
+    carry = np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
+    rounded = np.uint16((np.uint32(word + carry)) >> np.uint32(16))
+    return np.uint16(0x7FC0) if x != x else rounded
+
+
 @overload(_float_to_bfloat16)
 def _overload_float_to_bfloat16(x):
-    def implementation(x):
-        word = bits(np.float32(x))
-        carry = np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
-        rounded = np.uint16((np.uint32(word + carry)) >> np.uint32(16))
-        return np.uint16(0x7FC0) if x != x else rounded
-
-    return implementation
+    return round_to_bfloat16
 
 
 def widen_float32(x):

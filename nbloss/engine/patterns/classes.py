@@ -4,7 +4,6 @@ Rows may lie across the memory: an input of shape (N, C, d1, ...) has a row for 
 place of the further dimensions, and steps over the places from one class to the next.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -26,11 +25,10 @@ from nbloss.engine.launch import (
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import array_at
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
 from nbloss.engine.patterns.survey import survey
 from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
-from nbloss.engine.registry import Definition
 from nbloss.engine.vectors import wide_vectors
 
 # The block of integers, after the common ones.
@@ -233,40 +231,8 @@ def template(integers, floats, chunk):
         sums[chunk] = total
 
 
-@functools.cache
-def kernel(
-    definition: Definition,
-    dtype: str,
-    wanted: tuple[bool, ...],
-    value: str,
-    labels: bool,
-    has_weight: bool,
-    smoothed: bool,
-    upstream: bool,
-    dense: bool,
-) -> Any:
-    """Compile the template for one way of using it; see :func:`~.common.specialize`."""
-    rank, ranked = RANK[COMPUTING[dtype]]
-    return common.specialize(
-        template,
-        {"loss": definition.formula, "exp": primitives.exp, "log": primitives.log},
-        dtype,
-        value=value,
-        upstream=upstream,
-        dense=dense,
-        helpers=(log_sum_exp, clear),
-        rank=rank,
-        ranked=ranked,
-        PICKED=len(definition.operands) == 2,
-        LABELS=labels,
-        WEIGHTED=has_weight,
-        SMOOTHED=smoothed,
-        WANTED=(*wanted, False)[:2],
-    )
-
-
-def prepare(request: Request) -> Launch | None:
-    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+def blocks(request: Request) -> Blocks | None:
+    """Lay the memory out; None if it takes contiguous operands."""
     options: ClassOptions = request.options
     labels, has_weight = request.constants
     shape, steps = request.shape, request.strides[0]
@@ -281,37 +247,14 @@ def prepare(request: Request) -> Launch | None:
         sample_step, class_step = steps
     else:
         sample_step, class_step = classes * places, places
-    picked = len(request.definition.operands) == 2
     rows = samples * places
-    per_row = 1 if picked and not any(request.wanted) else max(classes, 1)
-    # How much there is to do for a class, in elements of a loss of middling cost.
-    cost = 1 / CLEARED if picked else NORMALIZED
-    per_chunk = max(1, int(chunks.CHUNK / (per_row * max(cost, 1))))
+    per_chunk = max(1, int(chunks.CHUNK / (work_of_row(request) * max(cost(request), 1))))
     if 0 < places < per_chunk:
         per_chunk -= per_chunk % places  # whole samples, whose memory is in one piece
-    worker = kernel(
-        request.definition,
-        request.dtype,
-        request.wanted,
-        request.value,
-        labels,
-        has_weight,
-        options.smoothing > 0.0,
-        request.upstream is not None,
-        class_step == 1 and places == 1,
-    )
-    mean = request.reduction == "mean"
-    walk: dict[str, Any] = {}
-    if labels:
-        walk = survey(request, rows, 0, classes, options.ignore_index, has_weight, mean)
     scale = 1.0
-    if mean and not labels:
+    if request.reduction == "mean" and not labels:
         scale = 1.0 / rows if rows * classes else math.nan
-    summed = int(request.value == "sum")
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(worker, chunks.count(rows, per_chunk), request, summed),
+    return Blocks(
         (
             OUT if request.value else 0,
             1,
@@ -331,7 +274,73 @@ def prepare(request: Request) -> Launch | None:
             chunks.SEGMENT,
         ),
         (scale, scale, options.smoothing),
-        int(rows * per_row * cost),
+        rows,
+        classes,
+        {
+            "PICKED": is_picked(request),
+            "LABELS": labels,
+            "WEIGHTED": has_weight,
+            "SMOOTHED": options.smoothing > 0.0,
+            "WANTED": (*request.wanted, False)[:2],
+        },
+        class_step == 1 and places == 1,
+        request.value,
+    )
+
+
+def is_picked(request: Request) -> bool:
+    """Whether the formula is one of the single class that the target names."""
+    return len(request.definition.operands) == 2
+
+
+def scalars(request: Request) -> dict[str, Any]:
+    """Give the formulas that the templates call."""
+    return {
+        "loss": request.definition.formula,
+        "exp": primitives.exp,
+        "log": primitives.log,
+    }
+
+
+def work_of_row(request: Request) -> int:
+    """How many classes of a row there is something to do for."""
+    single = is_picked(request) and not any(request.wanted)
+    return 1 if single else max(dimensions(request.shape)[1], 1)
+
+
+def cost(request: Request) -> float:
+    """How much there is to do for a class, in elements of a loss of middling cost."""
+    return 1 / CLEARED if is_picked(request) else NORMALIZED
+
+
+def prepare(request: Request) -> Launch | None:
+    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
+    laid = blocks(request)
+    if laid is None:
+        return None
+    rank, ranked = RANK[COMPUTING[request.dtype]]
+    worker = common.specialize(
+        template,
+        scalars(request),
+        request,
+        laid,
+        helpers=(log_sum_exp, clear),
+        rank=rank,
+        ranked=ranked,
+    )
+    walk: dict[str, Any] = {}
+    labels, has_weight = request.constants
+    if labels:
+        ignored, mean = request.options.ignore_index, request.reduction == "mean"
+        walk = survey(request, laid.rows, 0, laid.columns, ignored, has_weight, mean)
+    pieces = chunks.count(laid.rows, laid.integers[PER_CHUNK])
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(worker, pieces, request, int(request.value == "sum")),
+        laid.integers,
+        laid.floats,
+        int(laid.rows * work_of_row(request) * cost(request)),
         **walk,
     )
 

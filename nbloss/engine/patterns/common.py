@@ -1,7 +1,7 @@
 """What all patterns share: how numbers are stored, and how the sums of the chunks come together."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,35 @@ from nbloss.engine.problem import Problem
 GROUPS_PER_CHUNK = 4096
 # The first integers of every worker, which the combiner reads as well.
 VALUE, GROUPS, PER_GROUP, FIRST_INTEGER = range(4)
+
+
+class Blocks(NamedTuple):
+    """What all kernels of a request see, and what shapes their code: the same on every device.
+
+    Attributes
+    ----------
+    integers, floats : tuple
+        The two blocks of numbers; `At` stands for an address.
+    rows, columns : int
+        How the work lies.
+    flags : dict
+        Constants of the templates.
+    dense : bool
+        Whether the columns of all operands are next to each other.
+    value : {"each", "sum", ""}
+        Whether values are stored one by one, summed, or not needed.
+    groups : int
+        How many sums there are.
+    """
+
+    integers: tuple[Any, ...]
+    floats: tuple[float, ...]
+    rows: int
+    columns: int
+    flags: dict[str, Any]
+    dense: bool
+    value: str
+    groups: int = 1
 
 
 def combine(integers, floats, chunk):
@@ -36,45 +65,39 @@ def combiner(dtype: str) -> Any:
     )
 
 
+def storage(dtype: str) -> dict[str, Any]:
+    """Say how numbers of a type are stored, and how they become those that are computed with."""
+    return {"STORAGE": STORED[dtype], "widen": WIDEN[dtype], "narrow": NARROW[dtype]}
+
+
+def uses(request: Request, laid: Blocks) -> dict[str, Any]:
+    """Say what becomes of the values and derivatives, and how the memory lies."""
+    return {
+        "EACH": laid.value == "each",
+        "SUMMED": laid.value == "sum",
+        "FROM_ABOVE": request.upstream is not None,
+        "DENSE": laid.dense,
+        **laid.flags,
+    }
+
+
 def specialize(
-    template: Any,
-    scalars: dict[str, Any],
-    dtype: str,
-    *,
-    value: str,
-    upstream: bool,
-    dense: bool = False,
-    helpers: tuple = (),
-    **flags: Any,
+    template: Any, scalars: dict[str, Any], request: Request, laid: Blocks, **more: Any
 ) -> Any:
     """Compile a template for one way of using it.
 
     Parameters
     ----------
-    template, scalars, helpers, **flags
+    template, scalars
         As for :func:`nbloss.engine.compiler.worker`.
-    dtype : str
-        Type of the operands and results.
-    value : {"each", "sum", ""}
-        Whether values are stored one by one, summed, or not needed.
-    upstream : bool
-        Whether there is a gradient from above for each value.
-    dense : bool, optional
-        Whether operands are laid out so that columns are next to each other.
+    request : Request
+    laid : Blocks
+    **more
+        Helpers and further flags.
     """
+    dtype = request.dtype
     return compiler.worker(
-        template,
-        scalars,
-        COMPUTED[dtype],
-        helpers=helpers,
-        STORAGE=STORED[dtype],
-        widen=WIDEN[dtype],
-        narrow=NARROW[dtype],
-        EACH=value == "each",
-        SUMMED=value == "sum",
-        FROM_ABOVE=upstream,
-        DENSE=dense,
-        **flags,
+        template, scalars, COMPUTED[dtype], **storage(dtype), **uses(request, laid), **more
     )
 
 

@@ -1,6 +1,5 @@
 """Losses over all pairs of a target class and another class of the same row."""
 
-import functools
 import math
 from typing import Any
 
@@ -21,11 +20,10 @@ from nbloss.engine.launch import (
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import array_at, span
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
 from nbloss.engine.patterns.ordering import LANES, by_order, count_below, in_order
 from nbloss.engine.patterns.survey import survey
 from nbloss.engine.problem import Problem
-from nbloss.engine.registry import Definition
 from nbloss.engine.vectors import wide_vectors
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
@@ -168,60 +166,22 @@ def template(integers, floats, chunk):
         sums[chunk] = total
 
 
-@functools.cache
-def kernel(
-    definition: Definition, dtype: str, wanted: bool, value: str, upstream: bool, dense: bool
-) -> Any:
-    """Compile the template for one way of using it; see :func:`~.common.specialize`."""
-    keep, mask = KEEP[COMPUTING[dtype]]
-    scalars = {"loss": definition.formula}
-    if definition.hinge is not None:
-        scalars["hinge"] = definition.hinge
-    return common.specialize(
-        template,
-        scalars,
-        dtype,
-        helpers=(by_pairs, *((in_order, count_below, by_order) if definition.hinge else ())),
-        value=value,
-        upstream=upstream,
-        dense=dense,
-        WANTED=wanted,
-        keep=keep,
-        HINGED=definition.hinge is not None,
-        LANES=LANES,
-        MASK=mask,
-        ALL_BITS=int(np.iinfo(mask).max),
-    )
-
-
-def prepare(request: Request) -> Launch | None:
-    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+def blocks(request: Request) -> Blocks | None:
+    """Lay the memory out; None if it takes contiguous operands."""
     rows, classes = dimensions(request.shape)
     laid = chunks.rows(request.shape, request.strides, rows, classes)
     if laid is None:
         return None
     (row_step,), (class_step,) = laid
     per_chunk = max(1, chunks.CHUNK // max(1, classes))
-    pieces = chunks.count(rows, per_chunk)
-    worker = kernel(
-        request.definition,
-        request.dtype,
-        request.wanted[0],
-        request.value,
-        request.upstream is not None,
-        class_step == 1,
-    )
     scale = 1.0
     if request.reduction == "mean":
         scale = 1.0 / rows if rows else math.nan
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(worker, pieces, request, int(request.value == "sum")),
+    return Blocks(
         (
             OUT if request.value else 0,
             1,
-            pieces,
+            chunks.count(rows, per_chunk),
             rows,
             classes,
             row_step,
@@ -236,8 +196,49 @@ def prepare(request: Request) -> Launch | None:
             SORTING,
         ),
         (scale, scale / max(classes, 1)),
-        rows * classes,
-        **survey(request, rows * classes, -1, classes),
+        rows,
+        classes,
+        {"WANTED": request.wanted[0], "HINGED": request.definition.hinge is not None},
+        class_step == 1,
+        request.value,
+    )
+
+
+def scalars(request: Request) -> dict[str, Any]:
+    """Give the formulas that the templates call."""
+    definition = request.definition
+    hinge = {} if definition.hinge is None else {"hinge": definition.hinge}
+    return {"loss": definition.formula, **hinge}
+
+
+def prepare(request: Request) -> Launch | None:
+    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
+    laid = blocks(request)
+    if laid is None:
+        return None
+    keep, mask = KEEP[COMPUTING[request.dtype]]
+    hinged = laid.flags["HINGED"]
+    worker = common.specialize(
+        template,
+        scalars(request),
+        request,
+        laid,
+        helpers=(by_pairs, *((in_order, count_below, by_order) if hinged else ())),
+        keep=keep,
+        LANES=LANES,
+        MASK=mask,
+        ALL_BITS=int(np.iinfo(mask).max),
+    )
+    pieces = chunks.count(laid.rows, laid.integers[PER_CHUNK])
+    work = laid.rows * laid.columns
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(worker, pieces, request, int(request.value == "sum")),
+        laid.integers,
+        laid.floats,
+        work,
+        **survey(request, work, -1, laid.columns),
     )
 
 

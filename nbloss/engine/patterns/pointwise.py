@@ -1,6 +1,5 @@
 """Losses of single elements: one formula over operands of one shape."""
 
-import functools
 import itertools
 import math
 from typing import Any
@@ -21,7 +20,7 @@ from nbloss.engine.launch import (
 )
 from nbloss.engine.memory import array_at, fetch, span
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE
+from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE, Blocks
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 from nbloss.engine.vectors import wide_vectors
@@ -98,58 +97,11 @@ def template(integers, floats, chunk):
             sums[segment] = total
 
 
-@functools.cache
-def kernel(
-    definition: Definition,
-    dtype: str,
-    wanted: tuple[bool, ...],
-    value: str,
-    has_weight: bool,
-    upstream: bool,
-    dense: bool,
-    steps: tuple[int, ...],
-) -> Any:
-    """Compile the template for one way of using it; see also :func:`~.common.specialize`.
-
-    Parameters
-    ----------
-    definition : Definition
-    dtype : str
-        Type of the operands and results.
-    wanted : tuple of bool
-        Which derivatives of the formula are stored.
-    has_weight : bool
-        Whether the last operand is a weight to multiply with.
-    steps : tuple of int
-        See :func:`~.common.known_steps`.
-    """
-    operands = len(definition.operands)
-    arrays = operands + has_weight + upstream
-    return common.specialize(
-        template,
-        {"loss": definition.formula},
-        dtype,
-        value=value,
-        upstream=upstream,
-        dense=dense,
-        OPERANDS=operands,
-        ARRAYS=tuple(range(arrays)),
-        FIRST_GRADIENT=FIRST_OPERAND + 3 * arrays,
-        DERIVATIVES=tuple(range(len(wanted))),
-        FORMULAS=tuple(range(len(definition.differentiable))),
-        LAST=len(wanted) - 1,
-        WANTED=wanted,
-        PARAMETERS=tuple(range(len(definition.parameters))),
-        WEIGHTED=has_weight,
-        STEPS=steps,
-    )
-
-
-def prepare(request: Request) -> Launch | None:
-    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+def blocks(request: Request) -> Blocks | None:
+    """Lay the memory out; None if it takes contiguous operands."""
     definition, shape = request.definition, request.shape
-    count = len(request.strides)
-    has_weight = count > len(definition.operands)
+    operands, count = len(definition.operands), len(request.strides)
+    has_weight = count > operands
     value, groups = request.value, 1
     if definition.mean_over_classes and value == "each":
         # A sample's value is a sum, of as many segments as its row has.
@@ -174,31 +126,11 @@ def prepare(request: Request) -> Launch | None:
     per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
     order = _gradient_order(definition, has_weight)
     places = common.gradient_places(request)
-    worker = kernel(
-        definition,
-        request.dtype,
-        tuple(request.wanted[k] for k in order),
-        value,
-        has_weight,
-        request.upstream is not None,
-        dense,
-        common.known_steps(inner),
-    )
-    partials = rows * per_row
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(
-            worker,
-            chunks.count(partials, per_chunk),
-            request,
-            groups if value == "sum" else 0,
-            partials,
-        ),
+    return Blocks(
         (
             OUT if request.value else 0,
             groups,
-            partials // max(groups, 1),
+            rows * per_row // max(groups, 1),
             rows,
             columns,
             chunks.SEGMENT,
@@ -207,8 +139,39 @@ def prepare(request: Request) -> Launch | None:
             *(places[k] for k in order),
         ),
         (*_scales(request), *request.parameters),
-        rows * columns,
+        rows,
+        columns,
+        {
+            "OPERANDS": operands,
+            "ARRAYS": tuple(range(len(arrays))),
+            "FIRST_GRADIENT": FIRST_OPERAND + 3 * len(arrays),
+            "DERIVATIVES": tuple(range(len(order))),
+            "FORMULAS": tuple(range(len(definition.differentiable))),
+            "LAST": len(order) - 1,
+            "WANTED": tuple(request.wanted[k] for k in order),
+            "PARAMETERS": tuple(range(len(definition.parameters))),
+            "WEIGHTED": has_weight,
+            "STEPS": common.known_steps(inner),
+        },
+        dense,
+        value,
+        groups,
     )
+
+
+def prepare(request: Request) -> Launch | None:
+    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
+    laid = blocks(request)
+    if laid is None:
+        return None
+    worker = common.specialize(template, {"loss": request.definition.formula}, request, laid)
+    segments = laid.rows * chunks.count(laid.columns, chunks.SEGMENT)
+    pieces = chunks.count(segments, laid.integers[PER_CHUNK])
+    stage = common.stage(
+        worker, pieces, request, laid.groups if laid.value == "sum" else 0, segments
+    )
+    work = laid.rows * laid.columns
+    return ready(request, value_shape(request), stage, laid.integers, laid.floats, work)
 
 
 def spread(xp: Any, upstream: Any, problem: Problem) -> Any:

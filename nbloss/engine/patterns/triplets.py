@@ -4,7 +4,6 @@ A row's distances are measured in one walk over its coordinates. A second walk, 
 still in the cache, gives the gradients: the loss's slope times the distance's derivative.
 """
 
-import functools
 import itertools
 import math
 from typing import Any
@@ -26,9 +25,8 @@ from nbloss.engine.launch import (
 )
 from nbloss.engine.memory import array_at, span
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
 from nbloss.engine.problem import Problem, TripletOptions
-from nbloss.engine.registry import Definition
 from nbloss.engine.vectors import wide_vectors
 
 # The block of integers, after the common ones. Behind them lie address, row stride and column
@@ -214,53 +212,8 @@ def template(integers, floats, chunk):
         sums[chunk] = total
 
 
-@functools.cache
-def kernel(
-    definition: Definition,
-    nearer: Any,
-    formula: Any,
-    finish: Any,
-    reduce: str,
-    sums: int,
-    parameters: int,
-    swap: bool,
-    ragged: bool,
-    dtype: str,
-    wanted: tuple[bool, ...],
-    value: str,
-    upstream: bool,
-    steps: tuple[int, ...],
-) -> Any:
-    """Compile the template for one distance and one way of using it."""
-    scalars = {"loss": definition.formula, "nearer": nearer, "term": formula}
-    if finish is not None:
-        scalars["finish"] = finish
-    return common.specialize(
-        template,
-        scalars,
-        dtype,
-        value=value,
-        upstream=upstream,
-        helpers=(terms_at, measure, pull, within),
-        larger=scalar_math.maximum,
-        smaller=scalar_math.minimum,
-        THREE=(0, 1, 2),
-        STEPS=steps,
-        SUMS=tuple(range(sums)),
-        LATER_SUMS=tuple(range(1, sums)),
-        SINGLE=sums == 1,
-        REDUCE=reduce,
-        FINISHED=finish is not None,
-        PARAMETERS=tuple(range(parameters)),
-        SWAP=swap,
-        RAGGED=ragged,
-        WANTED=wanted,
-        ANY_WANTED=any(wanted),
-    )
-
-
-def prepare(request: Request) -> Launch | None:
-    """Lay the memory out; see :mod:`nbloss.engine.evaluate`."""
+def blocks(request: Request) -> Blocks | None:
+    """Lay the memory out; None if it takes contiguous operands."""
     options: TripletOptions = request.options
     distance, shape = options.distance, request.shape
     rows, columns = math.prod(shape[:-1]), shape[-1]
@@ -269,35 +222,15 @@ def prepare(request: Request) -> Launch | None:
         return None
     outer, inner = laid
     per_chunk = max(1, chunks.CHUNK // max(1, columns))
-    pieces = chunks.count(rows, per_chunk)
-    worker = kernel(
-        request.definition,
-        options.nearer,
-        distance.formula,
-        distance.finish,
-        distance.reduce,
-        distance.sums,
-        len(distance.parameters),
-        options.swap,
-        any(count != columns for count in options.columns),
-        request.dtype,
-        request.wanted,
-        request.value,
-        request.upstream is not None,
-        common.known_steps(inner),
-    )
     scale = 1.0
     if request.reduction == "mean":
         scale = 1.0 / rows if rows else math.nan
     operands = (At("operand", k) for k in range(3))
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(worker, pieces, request, int(request.value == "sum")),
+    return Blocks(
         (
             OUT if request.value else 0,
             1,
-            pieces,
+            chunks.count(rows, per_chunk),
             rows,
             columns,
             chunks.SEGMENT,
@@ -308,7 +241,61 @@ def prepare(request: Request) -> Launch | None:
             *common.gradient_places(request),
         ),
         (scale, scale, *request.parameters, *distance.parameters.values()),
-        3 * rows * columns,
+        rows,
+        columns,
+        {
+            "THREE": (0, 1, 2),
+            "STEPS": common.known_steps(inner),
+            "SUMS": tuple(range(distance.sums)),
+            "LATER_SUMS": tuple(range(1, distance.sums)),
+            "SINGLE": distance.sums == 1,
+            "REDUCE": distance.reduce,
+            "FINISHED": distance.finish is not None,
+            "PARAMETERS": tuple(range(len(distance.parameters))),
+            "SWAP": options.swap,
+            "RAGGED": any(count != columns for count in options.columns),
+            "WANTED": request.wanted,
+            "ANY_WANTED": any(request.wanted),
+        },
+        all(step == 1 for step in inner),
+        request.value,
+    )
+
+
+def scalars(request: Request) -> dict[str, Any]:
+    """Give the formulas that the templates call."""
+    options: TripletOptions = request.options
+    finish = options.distance.finish
+    return {
+        "loss": request.definition.formula,
+        "nearer": options.nearer,
+        "term": options.distance.formula,
+        **({} if finish is None else {"finish": finish}),
+    }
+
+
+def prepare(request: Request) -> Launch | None:
+    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
+    laid = blocks(request)
+    if laid is None:
+        return None
+    worker = common.specialize(
+        template,
+        scalars(request),
+        request,
+        laid,
+        helpers=(terms_at, measure, pull, within),
+        larger=scalar_math.maximum,
+        smaller=scalar_math.minimum,
+    )
+    pieces = chunks.count(laid.rows, laid.integers[PER_CHUNK])
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(worker, pieces, request, int(request.value == "sum")),
+        laid.integers,
+        laid.floats,
+        3 * laid.rows * laid.columns,
     )
 
 
