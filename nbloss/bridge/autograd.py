@@ -10,8 +10,7 @@ from torch.autograd import forward_ad
 
 from nbloss.bridge import composite
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.engine.evaluate import backward, first_pass, fitted, run
-from nbloss.engine.launch import Launch
+from nbloss.engine.evaluate import AnyLaunch, backward, first_pass, fitted, rescale, run
 from nbloss.engine.problem import Problem, present
 
 _grad_enabled = torch.is_grad_enabled
@@ -41,7 +40,7 @@ class Kind(NamedTuple):
         Which constants there are.
     nothing : tuple of None
         The gradients of these constants.
-    saved : tuple of (dtype, shape)
+    saved : tuple of (dtype, device, shape)
         What the tensors are.
     """
 
@@ -49,14 +48,16 @@ class Kind(NamedTuple):
     operands: int
     wanted: tuple[bool, ...]
     early: tuple[bool, ...]
-    launch: Launch | None = None
+    launch: AnyLaunch | None = None
     fits: Any = None
     keeps: bool = False
     constants: tuple[bool, ...] = ()
     nothing: tuple[None, ...] = ()
-    saved: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = ()
+    saved: tuple[tuple[torch.dtype, torch.device, tuple[int, ...]], ...] = ()
 
-    def bare(self, launch: Launch | None = None, fits: Callable[..., bool] | None = None) -> "Kind":
+    def bare(
+        self, launch: AnyLaunch | None = None, fits: Callable[..., bool] | None = None
+    ) -> "Kind":
         """Let go of the arrays."""
         constants = self.problem.constants
         return self._replace(
@@ -67,16 +68,15 @@ class Kind(NamedTuple):
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),
             saved=tuple(
-                (x.dtype, tuple(x.shape)) for x in (*self.problem.operands, *present(constants))
+                (x.dtype, x.device, tuple(x.shape))
+                for x in (*self.problem.operands, *present(constants))
             ),
         )
 
     def filled(self, tensors: tuple) -> Problem:
         """Give the problem that has these tensors."""
         count = self.operands
-        arrays = [
-            as_saved(x, dtype, shape) for x, (dtype, shape) in zip(tensors, self.saved, strict=True)
-        ]
+        arrays = [as_saved(x, *saved) for x, saved in zip(tensors, self.saved, strict=True)]
         constants = iter(x.contiguous() for x in arrays[count:])
         return replace(
             self.problem,
@@ -85,14 +85,14 @@ class Kind(NamedTuple):
         )
 
 
-def as_saved(x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def as_saved(x: Tensor, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]) -> Tensor:
     """Bring back a tensor that was saved: hooks may have put another in its place."""
     if tuple(x.shape) != shape:
         raise RuntimeError(
             f"a tensor that was saved with shape {list(shape)} came back with {list(x.shape)}"
         )
-    if x.dtype != dtype or not tensors_bridge.is_plain(x):
-        x = x.to("cpu", dtype).resolve_neg()
+    if x.dtype != dtype or x.device != device or not tensors_bridge.is_plain(x):
+        x = x.to(device, dtype).resolve_neg()
         x = torch.zeros_like(x) if x._is_zerotensor() else x
     return x
 
@@ -132,15 +132,9 @@ class LossFunction(torch.autograd.Function):
         # What forward made is handed over once. Whoever comes again gets it computed again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            problem = kind.filled(tensors)
-            scale = upstream if problem.reduction == "none" else upstream.item()
-            gradients = backward(tensors_bridge, problem, scale, kind.wanted)
+            gradients = backward(tensors_bridge, kind.filled(tensors), upstream, kind.wanted)
         else:
-            scale = upstream.item()
-            if scale != 1.0:
-                for gradient in gradients:
-                    if gradient is not None:
-                        gradient.mul_(scale)
+            rescale(tensors_bridge, gradients, upstream)
         return (None, *gradients, *kind.nothing)
 
 

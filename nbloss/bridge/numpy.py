@@ -28,6 +28,11 @@ def address(x: np.ndarray) -> int:
     return x.__array_interface__["data"][0]
 
 
+def device(x: np.ndarray) -> None:
+    """The number of the device whose memory it is; these are the processor's."""
+    return None
+
+
 def strides(x: np.ndarray) -> tuple[int, ...]:
     """Steps along the dimensions, in elements."""
     return tuple(step // x.itemsize for step in x.strides)

@@ -169,8 +169,7 @@ def define(name: str) -> None:
                 f"{slopes}(): upstream must be of {value.dtype} and of shape {list(value.shape)}, "
                 f"got {upstream.dtype} and {list(upstream.shape)}"
             )
-        scale = upstream if problem.reduction == "none" else upstream.item()
-        found = backward(tensors_bridge, problem, scale, by_operand)
+        found = backward(tensors_bridge, problem, upstream, by_operand)
         return as_given(name, problem, found, given)
 
     def gradients_stand_in(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:

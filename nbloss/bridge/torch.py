@@ -50,6 +50,11 @@ def dtype(x: Tensor) -> str:
 address = Tensor.data_ptr
 
 
+def device(x: Tensor) -> int | None:
+    """The number of the device whose memory it is; None for the processor."""
+    return x.get_device() if x.is_cuda else None
+
+
 def strides(x: Tensor) -> tuple[int, ...]:
     """Steps along the dimensions, in elements."""
     return x.stride()
@@ -112,6 +117,26 @@ def large(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def _is_free(buffer: buffers.Buffer) -> bool:
     return _users(buffer.owner) == (*ALONE, buffer.size)
+
+
+def scratch(size: int, like: Tensor) -> Tensor:
+    """Bytes of memory of a device to work in; whoever takes them next waits on the same stream."""
+    return torch.empty(size, dtype=torch.uint8, device=like.device)
+
+
+def stream(x: Tensor) -> int:
+    """The stream that torch uses on a tensor's device at this moment."""
+    return torch._C._cuda_getCurrentRawStream(x.get_device())
+
+
+def current(x: Tensor) -> Any:
+    """A context in which a tensor's device is the current one."""
+    return torch.cuda.device(x.device)
+
+
+def is_capturing() -> bool:
+    """Whether what is launched is recorded in a graph instead of run."""
+    return torch.cuda.is_current_stream_capturing()
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,7 @@ Each pattern says what shape its value has (``value_shape``), how the memory is 
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbloss.engine import driver
 from nbloss.engine.buffers import LARGE
@@ -17,6 +17,10 @@ from nbloss.engine.launch import Launch, Request
 from nbloss.engine.patterns import classes, pairs, pointwise, triplets
 from nbloss.engine.problem import Problem, present
 
+if TYPE_CHECKING:
+    from nbloss.engine.cuda.launch import Launch as LaunchOnDevice
+
+AnyLaunch: TypeAlias = "Launch | LaunchOnDevice"
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
 
 
@@ -57,20 +61,39 @@ def first_pass(problem: Problem, wanted: tuple[bool, ...]) -> tuple[tuple[bool, 
 def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...]) -> list:
     """Give the wanted gradients, times the gradient from above.
 
-    ``upstream`` is a number for a reduced loss, and otherwise an array of the value's shape.
+    ``upstream`` is an array of the value's shape. To look at the number that it is for a reduced
+    loss would be to wait for a device; there every row reads it.
     """
     scale = 1.0
+    pattern = PATTERNS[problem.definition.pattern]
     if problem.reduction == "none":
-        upstream = PATTERNS[problem.definition.pattern].spread(xp, upstream, problem)
+        upstream = pattern.spread(xp, upstream, problem)
+    elif xp.device(problem.operands[0]) is None:
+        scale, upstream = upstream.item(), None
     else:
-        scale, upstream = upstream, None
+        one_for_each = problem.shape if pattern is pointwise else pattern.value_shape(problem)
+        upstream = xp.broadcast_to(upstream, one_for_each)
     launch, operands, upstream = fitted(xp, problem, wanted, "", upstream)
     return run(xp, launch, (*operands, *present(problem.constants)), scale, upstream)[1]
 
 
+def rescale(xp: Any, gradients: list, upstream: Any) -> None:
+    """Multiply gradients that were made with a reduced value by the gradient from above."""
+    if xp.device(upstream) is not None:
+        from nbloss.engine.cuda.scaling import scale
+
+        scale(xp, gradients, upstream)
+        return
+    factor = upstream.item()
+    if factor != 1.0:
+        for gradient in gradients:
+            if gradient is not None:
+                gradient *= factor
+
+
 def fitted(
     xp: Any, problem: Problem, wanted: tuple[bool, ...], value: str, upstream: Any = None
-) -> tuple[Launch, tuple, Any]:
+) -> tuple[AnyLaunch, tuple, Any]:
     """Prepare a launch for arrays as they lie, or else for contiguous copies of them.
 
     Returns
@@ -104,17 +127,23 @@ def request(
         wanted,
         value,
         None if upstream is None else xp.strides(upstream),
+        xp.device(operands[0]) is not None,
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def prepared(request: Request) -> Launch | None:
+def prepared(request: Request) -> AnyLaunch | None:
     """Prepare a launch once for all calls that are alike; None if it takes contiguous operands."""
-    return PATTERNS[request.definition.pattern].prepare(request)
+    name = request.definition.pattern
+    if request.on_device:
+        from nbloss.engine.cuda.patterns import PATTERNS as ON_DEVICE
+
+        return ON_DEVICE[name].prepare(request)
+    return PATTERNS[name].prepare(request)
 
 
 def run(
-    xp: Any, launch: Launch, arrays: Sequence, scale: float = 1.0, upstream: Any = None
+    xp: Any, launch: AnyLaunch, arrays: Sequence, scale: float = 1.0, upstream: Any = None
 ) -> tuple[Any, list]:
     """Run a launch on memory. Tiny calls spend much of their time here; every line counts.
 
@@ -146,13 +175,16 @@ def run(
             every.append(made)
         gradients.append(made)
     if shape is not None:
-        if not shape:
+        if not shape and not launch.on_device:
             value = empty_like(xp.NUMBERS[launch.dtype])
         else:
             value = (xp.large if launch.size >= LARGE else xp.empty)(shape, arrays[0])
         every.append(value)
     if upstream is not None:
         every.append(upstream)
+    if launch.on_device:
+        launch.start(xp, every)
+        return value, gradients
     addresses = (*map(xp.address, every), *launch.padding)
     quick = launch.quick
     if quick is None:

@@ -8,7 +8,7 @@ walked) is decided once, and kept as a :class:`Launch`; each call only fills in 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -80,6 +80,8 @@ class Request:
         Whether values are stored one by one, summed, or not needed.
     upstream : tuple of int or None
         Steps through the gradient from above, if there is one for each value.
+    on_device : bool
+        Whether the memory is that of a CUDA device.
     """
 
     definition: Any
@@ -93,6 +95,7 @@ class Request:
     wanted: tuple[bool, ...]
     value: str
     upstream: tuple[int, ...] | None
+    on_device: bool = False
 
 
 class Stage(NamedTuple):
@@ -138,6 +141,8 @@ class Launch:
         Bytes of an operand.
     quick : function or None
         The driver, once it is known that it always is the same.
+    on_device : bool
+        Always false here; see :class:`nbloss.engine.cuda.launch.Launch`.
     """
 
     pattern: str
@@ -153,6 +158,7 @@ class Launch:
     contiguous: bool
     size: int
     quick: Callable[[int, float, tuple[int, ...]], int] | None = None
+    on_device: Literal[False] = False
 
 
 def order(request: Request) -> list[At]:

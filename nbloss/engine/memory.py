@@ -6,6 +6,8 @@ overloads peel them one by one, and LLVM flattens what they build.
 """
 
 import ctypes
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -30,14 +32,74 @@ COMPUTED = {
 }
 
 
-@intrinsic
-def _pointer(typingctx, address, dtype):
-    pointer = types.CPointer(dtype.dtype)
+def instructions(intrinsic: Callable, types: Any) -> dict[str, Any]:
+    """Make the few instructions that Python has no word for.
 
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+    Parameters
+    ----------
+    intrinsic, types
+        Those of a compiler: Numba's own, or the one for CUDA of the same make.
+    """
 
-    return pointer(types.int64, dtype), codegen
+    @intrinsic
+    def pointer(typingctx, address, dtype):
+        kind = types.CPointer(dtype.dtype)
+
+        def codegen(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+        return kind(types.int64, dtype), codegen
+
+    def same_bits(name, result, given, kind):
+        def typer(typingctx, x):
+            def codegen(context, builder, signature, arguments):
+                return builder.bitcast(arguments[0], kind)
+
+            return result(given), codegen
+
+        typer.__name__ = name
+        return intrinsic(typer)
+
+    @intrinsic
+    def widen_half(typingctx, x):
+        def codegen(context, builder, signature, arguments):
+            return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+        return types.float32(types.uint16), codegen
+
+    @intrinsic
+    def round_half(typingctx, x):
+        def codegen(context, builder, signature, arguments):
+            return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+        return types.uint16(types.float32), codegen
+
+    @intrinsic
+    def add_one(typingctx, counts, place):
+        def codegen(context, builder, signature, arguments):
+            counts, place = arguments
+            one = ir.Constant(ir.IntType(32), 1)
+            builder.atomic_rmw("add", builder.gep(counts, [place]), one, "monotonic")
+            return context.get_dummy_value()
+
+        return types.void(types.CPointer(types.int32), types.int64), codegen
+
+    return {
+        "add_one": add_one,
+        "pointer": pointer,
+        "widen_half": widen_half,
+        "round_half": round_half,
+        "bits": same_bits("bits", types.uint32, types.float32, ir.IntType(32)),
+        "from_bits": same_bits("from_bits", types.float32, types.uint32, ir.FloatType()),
+        "bits64": same_bits("bits64", types.uint64, types.float64, ir.IntType(64)),
+        "from_bits64": same_bits("from_bits64", types.float64, types.uint64, ir.DoubleType()),
+    }
+
+
+_own = instructions(intrinsic, types)
+pointer, widen_half, round_half = _own["pointer"], _own["widen_half"], _own["round_half"]
+bits, from_bits = _own["bits"], _own["from_bits"]
+bits64, from_bits64 = _own["bits64"], _own["from_bits64"]
 
 
 def array_at(address, size, dtype):
@@ -51,7 +113,7 @@ def array_at(address, size, dtype):
 @overload(array_at, inline="never")
 def _array_at(address, size, dtype):
     def implementation(address, size, dtype):
-        return numba.carray(_pointer(address, dtype), (size,))
+        return numba.carray(pointer(address, dtype), (size,))
 
     return implementation
 
@@ -134,67 +196,8 @@ def _float_to_bfloat16(x):
     return np.uint16((np.uint64(bits) + np.uint64(carry)) >> np.uint64(16))
 
 
-@intrinsic
-def _widen_half(typingctx, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), codegen
-
-
-@intrinsic
-def _round_half(typingctx, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), codegen
-
-
-@intrinsic
-def bits(typingctx, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), codegen
-
-
-@intrinsic
-def from_bits(typingctx, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), codegen
-
-
-@intrinsic
-def bits64(typingctx, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(64))
-
-    return types.uint64(types.float64), codegen
-
-
-@intrinsic
-def from_bits64(typingctx, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return types.float64(types.uint64), codegen
-
-
-@overload(_half_to_float)
-def _overload_half_to_float(x):
-    return lambda x: _widen_half(x)
-
-
-@overload(_float_to_half)
-def _overload_float_to_half(x):
-    return lambda x: _round_half(np.float32(x))
-
-
-@overload(_bfloat16_to_float)
-def _overload_bfloat16_to_float(x):
-    return lambda x: from_bits(np.uint32(x) << np.uint32(16))
+def widen_bfloat16_bits(x):
+    return from_bits(np.uint32(x) << np.uint32(16))
 
 
 def round_to_bfloat16(x):
@@ -203,6 +206,21 @@ def round_to_bfloat16(x):
     carry = np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
     rounded = np.uint16((np.uint32(word + carry)) >> np.uint32(16))
     return np.uint16(0x7FC0) if x != x else rounded
+
+
+@overload(_half_to_float)
+def _overload_half_to_float(x):
+    return lambda x: widen_half(x)
+
+
+@overload(_float_to_half)
+def _overload_float_to_half(x):
+    return lambda x: round_half(np.float32(x))
+
+
+@overload(_bfloat16_to_float)
+def _overload_bfloat16_to_float(x):
+    return widen_bfloat16_bits
 
 
 @overload(_float_to_bfloat16)

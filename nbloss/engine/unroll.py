@@ -24,7 +24,7 @@ def unroll(template: Callable, constants: dict[str, Any]) -> Callable:
         It must have its source at hand, and no closure.
     constants : dict
         What its global names mean. A name that is a Python constant or a tuple of them can be
-        looped over and asked for.
+        looped over and asked for, and stand in an index.
 
     Returns
     -------
@@ -34,9 +34,9 @@ def unroll(template: Callable, constants: dict[str, Any]) -> Callable:
     lines, first_line = inspect.getsourcelines(template)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     ast.increment_lineno(tree, first_line - 1)
-    static = {name: value for name, value in constants.items() if _is_static(value)}
-    tree = ast.fix_missing_locations(_Unroller(static).visit(tree))
     namespace = {**template.__globals__, **constants}
+    static = {name: value for name, value in namespace.items() if _is_static(value)}
+    tree = ast.fix_missing_locations(_Unroller(static).visit(tree))
     exec(compile(tree, template.__code__.co_filename, "exec"), namespace)
     return namespace[template.__name__]
 
@@ -103,6 +103,13 @@ class _Unroller(ast.NodeTransformer):
         if not known:
             return self.generic_visit(node)
         return self._block(node.body if value else node.orelse, node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        # The compiler takes literals where it takes no sums of them: the place in a tuple, a size.
+        known, value = self._value(node)
+        if known and isinstance(value, int):
+            return ast.copy_location(ast.Constant(value), node)
+        return self.generic_visit(node)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         known, value = self._value(node.test)

@@ -1,0 +1,321 @@
+"""From a template to a kernel's machine code: the one module that knows the compiler.
+
+That is numba-cuda, which has its own copy of Numba's compiler with NVVM behind it. It needs no
+device. Every kernel has one signature, ``kernel(integers, floats)``: a block of integers
+(addresses, sizes, strides) and one of numbers of the computing type, which are the kernel's
+parameters one by one. What shapes the machine code is fixed when it is compiled.
+
+With ``NUMBA_ENABLE_CUDASIM=1`` the templates run as plain Python, in numba-cuda's simulator.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+from unittest import mock
+
+import numba
+import numpy as np
+
+from nbloss.engine import binding, cache, memory
+from nbloss.engine.launch import FLOATS, INTEGERS
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+# All that is said to the compiler of CUDA is said to this package. numba-cuda-mlir has the names
+# under its own; see docs/cuda.md for what else is in the way of it.
+PACKAGE = "numba.cuda"
+DISTRIBUTION = "numba-cuda"
+FULL_WARP = 0xFFFFFFFF
+# The functions of CUDA's library are called by Python's names for them; none is a polynomial of
+# ours, which would be slower.
+_lock = threading.RLock()
+
+
+def is_installed() -> bool:
+    """Whether the compiler is there. Numba's own part of that name is not enough."""
+    return importlib.util.find_spec("numba_cuda") is not None
+
+
+def part(name: str = "") -> Any:
+    """Import a module of the compiler."""
+    return importlib.import_module(f"{PACKAGE}.{name}" if name else PACKAGE)
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A template with all that shapes its code, to be compiled where it is to run.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the machine code, which no other kernel has.
+    template, scalars, helpers, flags
+        As for :func:`nbloss.engine.compiler.worker`.
+    dtype : str
+        Type of the stored numbers.
+    threads : int
+        How many threads a block has.
+    """
+
+    name: str
+    template: Callable
+    scalars: dict[str, Callable]
+    dtype: str
+    helpers: tuple[Callable, ...]
+    flags: dict[str, Any]
+    threads: int
+
+
+_kernels: dict[Any, Kernel] = {}
+
+
+def kernel(
+    template: Callable,
+    scalars: dict[str, Callable],
+    dtype: str,
+    threads: int,
+    helpers: tuple[Callable, ...] = (),
+    **flags: Any,
+) -> Kernel:
+    """Give the kernel of a template; see :class:`Kernel`."""
+    key = (template, dtype, threads, tuple(scalars.items()), helpers, tuple(flags.items()))
+    found = _kernels.get(key)
+    if found is None:
+        digest = binding.digest(template, scalars, dtype, helpers, flags, threads)
+        name = f"nbloss_{template.__module__.rsplit('.', 1)[-1]}_{template.__name__}_{digest}"
+        found = _kernels[key] = Kernel(name, template, scalars, dtype, helpers, flags, threads)
+    return found
+
+
+def function(kernel: Kernel) -> Callable:
+    """Specialise a kernel's template; the compiler, or the simulator, takes it from there."""
+    dtype = kernel.dtype
+    names = {
+        **{k: device(v) if isinstance(v, FunctionType) else v for k, v in kernel.flags.items()},
+        **vocabulary(),
+        "STORAGE": memory.STORED[dtype],
+        "widen": widen(dtype),
+        "narrow": narrow(dtype),
+        "THREADS": kernel.threads,
+    }
+    suffix = kernel.name.rsplit("_", 1)[-1]
+    return binding.specialize(
+        kernel.template,
+        kernel.scalars,
+        memory.COMPUTED[dtype],
+        kernel.helpers,
+        names,
+        suffix,
+        TARGET,
+    )
+
+
+# --- what templates are written in ----------------------------------------------------------------
+
+
+@functools.cache
+def vocabulary() -> dict[str, Any]:
+    """Give the words of the templates that are not Python's."""
+    cuda = part()
+    if SIMULATED:
+        array_at, shuffle = memory.array_at, _simulated_shuffle
+        add_one = device(binding.rebind(_add_one, {"cuda": cuda}))
+    else:
+        add_one = instructions()["add_one"]
+        array_at = device(binding.rebind(_array_at, {"pointer": instructions()["pointer"]}))
+        shuffle = device(binding.rebind(_shuffle, {"cuda": cuda}))
+    shared = {name: device(f) for name, f in SHARED.items()}
+    return {"cuda": cuda, "array_at": array_at, "shuffle": shuffle, "add_one": add_one, **shared}
+
+
+def _array_at(address, size, dtype):
+    """View numbers at an address; how many there are only the simulator asks."""
+    return pointer(address, dtype)
+
+
+def _shuffle(x, distance):
+    """Give what the thread of a warp holds whose number differs in one bit."""
+    return cuda.shfl_xor_sync(FULL_WARP, x, distance)
+
+
+def _add_one(counts, place):
+    cuda.atomic.add(counts, place, 1)
+
+
+def _simulated_shuffle(x, distance):
+    # The simulator has no shuffles. All threads of a block come here together.
+    context = part("simulator.kernel")._get_kernel_context()
+    held = context.__dict__.setdefault("held", {})
+    number = context.threadIdx.x
+    held[number] = x
+    context.syncthreads()
+    found = held[number ^ distance]
+    context.syncthreads()
+    return found
+
+
+SHARED = {"span": memory.span}
+
+
+@functools.cache
+def instructions() -> dict[str, Any]:
+    """Give the instructions that Python has no word for, for this compiler."""
+    return memory.instructions(part("extending").intrinsic, part("types"))
+
+
+@functools.cache
+def widen(dtype: str) -> Callable:
+    """Give what makes a computing number of a stored one."""
+    function = memory.WIDEN[dtype]
+    if SIMULATED:
+        return function
+    here = instructions()
+    bfloat16 = device(binding.rebind(memory.widen_bfloat16_bits, here))
+    return device(
+        binding.rebind(
+            function, {"_half_to_float": here["widen_half"], "_bfloat16_to_float": bfloat16}
+        )
+    )
+
+
+@functools.cache
+def narrow(dtype: str) -> Callable:
+    """Give what makes a stored number of a computing one."""
+    function = memory.NARROW[dtype]
+    if SIMULATED:
+        return function
+    here = instructions()
+    bfloat16 = device(binding.rebind(memory.round_to_bfloat16, here))
+    return device(
+        binding.rebind(
+            function, {"_float_to_half": here["round_half"], "_float_to_bfloat16": bfloat16}
+        )
+    )
+
+
+def device(function: Callable, math: set[str] | None = None) -> Callable:
+    """Have a function compiled when a kernel calls it.
+
+    There is no leave for the arithmetic beyond IEEE 754 but contraction, which NVVM takes anyway.
+    """
+    options = {} if SIMULATED else {"forceinline": True}
+    return part().jit(device=True, **options)(function)
+
+
+def words(dtype: type) -> dict[str, Callable]:
+    """Give what the primitives mean: CUDA's own functions."""
+    return binding.SCALARS
+
+
+TARGET = binding.Target(words, device)
+
+# --- machine code ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def standing_in(capability: tuple[int, int]) -> Iterator[None]:
+    """Have the compiler ask nobody which device there is: functions that kernels call need one."""
+
+    class Device:
+        compute_capability = capability
+
+    with mock.patch.object(part("dispatcher"), "get_current_device", Device):
+        yield
+
+
+def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
+    """Compile a kernel into NVIDIA's assembly, for a compute capability as ``(9, 0)``."""
+    types = part("types")
+    number = getattr(types, memory.COMPUTED[kernel.dtype].__name__)
+    signature = types.void(types.UniTuple(types.int64, INTEGERS), types.UniTuple(number, FLOATS))
+    with _lock, standing_in(capability):
+        text, _ = part("compiler").compile(
+            function(kernel),
+            signature,
+            device=False,
+            abi="numba",
+            cc=capability,
+            launch_bounds=kernel.threads,
+        )
+    entry = re.search(r"\.entry\s+(\w+)", text)
+    assert entry is not None, "a kernel has an entry"
+    return text.replace(entry.group(1), kernel.name)
+
+
+def link(text: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """Make machine code of assembly; give with it what the assembler says of registers and spills.
+
+    A driver takes machine code of any toolkit of its major version, and of assembly none that is
+    newer than itself.
+    """
+    nvjitlink = importlib.import_module("cuda.bindings.nvjitlink")
+    major, minor = capability
+    options = [f"-arch=sm_{major}{minor}", "-verbose"]
+    handle = nvjitlink.create(len(options), options)
+    try:
+        data = text.encode()
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, data, len(data), "nbloss")
+        nvjitlink.complete(handle)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(code), log.decode(errors="replace")
+
+
+@functools.cache
+def machine_code(kernel: Kernel, capability: tuple[int, int]) -> bytes:
+    """Compile a kernel for a compute capability, or take it from the disk."""
+    path = _path(kernel, capability)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            return path.read_bytes()
+    code, _ = link(ptx(kernel, capability), capability)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a full disk must not cost the user the result
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(code)
+            os.replace(file.name, path)
+    return code
+
+
+def _path(kernel: Kernel, capability: tuple[int, int]) -> Path | None:
+    directory = cache.directory()
+    if directory is None:
+        return None
+    made_by = binding.digest(cache.source_digest(), importlib.metadata.version(DISTRIBUTION))
+    return (
+        directory / f"cuda-{made_by[:12]}" / f"{kernel.name}-{capability[0]}{capability[1]}.cubin"
+    )
+
+
+def simulated(kernel: Kernel) -> Callable:
+    """Give a kernel that the simulator runs."""
+    template = device(function(kernel))
+
+    def quiet(integers, floats):
+        with np.errstate(all="ignore"):  # each thread has its own
+            template(integers, floats)
+
+    return part().jit(quiet)
+
+
+def computed(kernel: Kernel) -> type:
+    """The type that a kernel computes in."""
+    return memory.COMPUTED[kernel.dtype]

@@ -1,0 +1,61 @@
+"""Gradients times a number that is known on the device alone."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from nbloss.engine.cuda import grid, groups
+from nbloss.engine.cuda.compiler import kernel
+from nbloss.engine.cuda.driver import PARAMETERS
+from nbloss.engine.cuda.launch import Launch, Stage
+
+GRADIENT, FACTOR, SIZE = range(3)
+
+
+def multiply(integers, floats):
+    """Multiply all elements in place; by 1, which is what most steps of training do, none."""
+    size = integers[SIZE]
+    gradient = array_at(integers[GRADIENT], size, STORAGE)
+    factor = widen(array_at(integers[FACTOR], 1, STORAGE)[0])
+    if factor != COMPUTED(1.0):
+        first = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
+        for place in range(first, size, np.int64(cuda.gridDim.x) * THREADS):
+            gradient[place] = narrow(widen(gradient[place]) * factor)
+
+
+@functools.lru_cache(maxsize=4096)
+def prepared(dtype: str, size: int) -> Launch:
+    """Prepare the kernel for so many elements of a type."""
+    words = np.zeros(PARAMETERS, np.int64)
+    words[SIZE] = size
+    threads = grid.THREADS
+    made = kernel(multiply, {}, dtype, threads, (), **groups.flags(grid.WARP, threads, threads))
+    stage = Stage(made, grid.blocks(size, threads))
+    return Launch(
+        "",
+        "",
+        dtype,
+        (),
+        None,
+        words,
+        places=np.array([GRADIENT, FACTOR]),
+        sources=np.arange(2),
+        offsets=np.zeros(2, np.int64),
+        stages=(stage,),
+        scratch=0,
+    )
+
+
+def scale(xp: Any, gradients: list, factor: Any) -> None:
+    """Multiply contiguous gradients in place by a number in the device's memory.
+
+    Parameters
+    ----------
+    xp : module
+    gradients : list of array or None
+    factor : array of a single number
+    """
+    for gradient in gradients:
+        if gradient is not None:
+            prepared(xp.dtype(gradient), xp.size(gradient)).start(xp, [gradient, factor])

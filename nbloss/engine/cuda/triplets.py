@@ -1,0 +1,258 @@
+"""Losses of two distances per row on a device: a group of lanes takes a row.
+
+A row's distances are measured in one walk over its coordinates, and a second walk gives the
+gradients; of short rows the coordinates stay in the registers in between.
+"""
+
+import numpy as np
+
+from nbloss.engine.cuda import grid
+from nbloss.engine.cuda.launch import (
+    Launch,
+    Stage,
+    item_size,
+    ready,
+    specialize,
+    upstream_step,
+)
+from nbloss.engine.launch import GRADIENT_SCALE, VALUE_SCALE, Request
+from nbloss.engine.patterns import triplets
+from nbloss.engine.patterns.common import VALUE
+from nbloss.engine.patterns.triplets import (
+    COLUMNS,
+    FAR_COLUMNS,
+    FIRST_GRADIENT,
+    FIRST_OF_DISTANCE,
+    FIRST_OPERAND,
+    MARGIN,
+    NEAR_COLUMNS,
+    ROWS,
+    SWAP_COLUMNS,
+    UPSTREAM_AT,
+    pull,
+    within,
+)
+
+
+def terms_of(x, y, parameters):
+    """What a coordinate adds to each sum, with the derivatives by both coordinates."""
+    if SINGLE:
+        return (term(x, y, *parameters),)
+    else:
+        return term(x, y, *parameters)
+
+
+def load(row, start, step, columns):
+    """Load several coordinates of a row; beyond its end there are zeros, for nobody to use."""
+    return tuple(
+        widen(row[(start + u * LANES) * step]) if start + u * LANES < columns else COMPUTED(0.0)
+        for u in STRIP
+    )
+
+
+def measure(x_row, x_kept, x_step, y_row, y_kept, y_step, lane, columns, parameters, memory):
+    """Walk over a row: its distance, the derivative by each sum, and the first sum itself."""
+    sums = tuple(COMPUTED(START) for k in SUMS)
+    for start in range(lane, lane + 1 if KEPT else columns, LANES * WIDTH):
+        xs = x_kept if KEPT else load(x_row, start, x_step, columns)
+        ys = y_kept if KEPT else load(y_row, start, y_step, columns)
+        for u in STRIP:
+            if start + u * LANES < columns:
+                terms = terms_of(xs[u], ys[u], parameters)
+                if REDUCE == "sum":
+                    sums = tuple(sums[k] + terms[k][0] for k in SUMS)
+                if REDUCE == "max":
+                    sums = (larger(sums[0], terms[0][0]),)
+                if REDUCE == "min":
+                    sums = (smaller(sums[0], terms[0][0]),)
+    if REDUCE == "sum":
+        sums = tuple(group_fold(add, sums[k], memory) for k in SUMS)
+        shared = COMPUTED(1.0)
+    else:
+        if REDUCE == "max":
+            sums = (group_fold(larger, sums[0], memory),)
+        else:
+            sums = (group_fold(smaller, sums[0], memory),)
+        ties = COMPUTED(0.0)
+        for start in range(lane, lane + 1 if KEPT else columns, LANES * WIDTH):
+            xs = x_kept if KEPT else load(x_row, start, x_step, columns)
+            ys = y_kept if KEPT else load(y_row, start, y_step, columns)
+            for u in STRIP:
+                size = terms_of(xs[u], ys[u], parameters)[0][0]
+                if start + u * LANES < columns and size == sums[0]:
+                    ties += COMPUTED(1.0)
+        ties = group_fold(add, ties, memory)
+        shared = COMPUTED(1.0) / (ties if ties > COMPUTED(1.0) else COMPUTED(1.0))
+    if FINISHED:
+        finished = finish(*sums, *parameters)
+        return finished[0], tuple(shared * finished[1 + k] for k in SUMS), sums[0]
+    else:
+        return sums[0], (shared,), sums[0]
+
+
+def template(integers, floats):
+    """Do a number of rows."""
+    rows, columns = integers[ROWS], integers[COLUMNS]
+    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in THREE)
+    inner = tuple(STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in THREE)
+    gradients = tuple(
+        array_at(integers[FIRST_GRADIENT + k], rows * columns if WANTED[k] else 0, STORAGE)
+        for k in THREE
+    )
+    values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
+    upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
+    near_columns = integers[NEAR_COLUMNS] if RAGGED else columns
+    far_columns = integers[FAR_COLUMNS] if RAGGED else columns
+    swap_columns = integers[SWAP_COLUMNS] if RAGGED else columns
+    margin = floats[MARGIN]
+    parameters = tuple(floats[FIRST_OF_DISTANCE + k] for k in PARAMETERS)
+    memory = cuda.shared.array(WARPS, COMPUTED)
+    zero = COMPUTED(0.0)
+
+    lane = cuda.threadIdx.x % LANES
+    per_block = THREADS // LANES
+    total = zero
+    first = np.int64(cuda.blockIdx.x) * per_block
+    for base in range(first, rows, np.int64(cuda.gridDim.x) * per_block):
+        row = base + cuda.threadIdx.x // LANES
+        there = row < rows
+        row = min(row, rows - 1)
+        anchor, positive, negative = tuple(
+            array_at(
+                integers[FIRST_OPERAND + 3 * k] + row * outer[k] * ITEM,
+                span(1, 0, columns, inner[k]),
+                STORAGE,
+            )
+            for k in THREE
+        )
+        anchors = positives = negatives = tuple(zero for u in STRIP)
+        if KEPT:
+            anchors = load(anchor, lane, inner[0], columns)
+            positives = load(positive, lane, inner[1], columns)
+            negatives = load(negative, lane, inner[2], columns)
+        near, near_slopes, near_extreme = measure(
+            anchor,
+            anchors,
+            inner[0],
+            positive,
+            positives,
+            inner[1],
+            lane,
+            near_columns,
+            parameters,
+            memory,
+        )
+        far, far_slopes, far_extreme = measure(
+            anchor,
+            anchors,
+            inner[0],
+            negative,
+            negatives,
+            inner[2],
+            lane,
+            far_columns,
+            parameters,
+            memory,
+        )
+        if SWAP:
+            swapped, swap_slopes, swap_extreme = measure(
+                positive,
+                positives,
+                inner[1],
+                negative,
+                negatives,
+                inner[2],
+                lane,
+                swap_columns,
+                parameters,
+                memory,
+            )
+            closest, far_part, swap_part = nearer(far, swapped)
+            value, near_slope, far_slope = loss(near, closest, margin)
+            swap_slope = far_slope * swap_part
+            far_slope = far_slope * far_part
+            measured = near + far + swapped
+        else:
+            value, near_slope, far_slope = loss(near, far, margin)
+            measured = near + far
+        if there and lane == 0:
+            if EACH:
+                values[row] = narrow(value)
+            total += value
+        if ANY_WANTED and there:
+            factor = floats[GRADIENT_SCALE]
+            if FROM_ABOVE:
+                factor = factor * widen(upstream[row * UPSTREAM_STEP])
+            begin = row * columns
+            # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
+            if near_slope == zero and far_slope == zero and measured - measured == zero:
+                for column in range(lane, columns, LANES):
+                    for k in THREE:
+                        if WANTED[k]:
+                            gradients[k][begin + column] = narrow(zero)
+            else:
+                near_slopes = tuple(factor * near_slope * near_slopes[k] for k in SUMS)
+                far_slopes = tuple(factor * far_slope * far_slopes[k] for k in SUMS)
+                if SWAP:
+                    swap_slopes = tuple(factor * swap_slope * swap_slopes[k] for k in SUMS)
+                for start in range(lane, lane + 1 if KEPT else columns, LANES * WIDTH):
+                    if not KEPT:
+                        anchors = load(anchor, start, inner[0], columns)
+                        positives = load(positive, start, inner[1], columns)
+                        negatives = load(negative, start, inner[2], columns)
+                    for u in STRIP:
+                        column = start + u * LANES
+                        if column < columns:
+                            near_pull = pull(
+                                terms_of(anchors[u], positives[u], parameters),
+                                near_slopes,
+                                near_extreme,
+                            )
+                            far_pull = pull(
+                                terms_of(anchors[u], negatives[u], parameters),
+                                far_slopes,
+                                far_extreme,
+                            )
+                            if RAGGED:
+                                near_pull = within(column < near_columns, near_pull)
+                                far_pull = within(column < far_columns, far_pull)
+                            on_positive, on_negative = near_pull[1], far_pull[1]
+                            if SWAP:
+                                swap_pull = pull(
+                                    terms_of(positives[u], negatives[u], parameters),
+                                    swap_slopes,
+                                    swap_extreme,
+                                )
+                                if RAGGED:
+                                    swap_pull = within(column < swap_columns, swap_pull)
+                                on_positive = on_positive + swap_pull[0]
+                                on_negative = on_negative + swap_pull[1]
+                            if WANTED[0]:
+                                gradients[0][begin + column] = narrow(near_pull[0] + far_pull[0])
+                            if WANTED[1]:
+                                gradients[1][begin + column] = narrow(on_positive)
+                            if WANTED[2]:
+                                gradients[2][begin + column] = narrow(on_negative)
+    if SUMMED:
+        leave(total, integers, floats[VALUE_SCALE], memory)
+
+
+def prepare(request: Request) -> Launch | None:
+    """Choose a kernel and share the work; see :mod:`nbloss.engine.evaluate`."""
+    laid = triplets.blocks(request)
+    if laid is None:
+        return None
+    share = grid.share(laid.columns, operands=2)
+    kernel = specialize(
+        template,
+        triplets.scalars(request),
+        request,
+        laid,
+        share,
+        helpers=(terms_of, load, measure, pull, within),
+        START={"sum": 0.0, "max": -np.inf, "min": np.inf}[laid.flags["REDUCE"]],
+        UPSTREAM_STEP=upstream_step(request),
+        ITEM=item_size(request),
+    )
+    main = Stage(kernel, grid.blocks(laid.rows * share.lanes, share.threads))
+    return ready(request, triplets.value_shape(request), laid, main)
