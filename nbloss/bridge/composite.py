@@ -143,7 +143,7 @@ def classes(problem: Problem) -> Tensor:
     count = class_dimensions(tuple(scores.shape))[1]
     scores = scores.movedim(axis, -1)
     picked = len(problem.definition.operands) == 2
-    weight = torch.ones(count, dtype=scores.dtype) if weight is None else weight
+    weight = scores.new_ones(count) if weight is None else weight
     term = bound(problem.definition.formula, scores.dtype)
     shape = value_shape = scores.shape[:-1]
     smoothing = options.smoothing
@@ -250,7 +250,7 @@ def evaluate(problem: Problem) -> Tensor:
             x.to(wide) if x is not None and x.is_floating_point() else x for x in problem.constants
         ),
     )
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(problem.operands[0].device.type, enabled=False):
         value = PATTERNS[problem.definition.pattern](problem)
         if problem.reduction != "none":
             total = value.sum()

@@ -55,7 +55,8 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         given["distance_function"] = distance.key
     elif distance is not None:
         given["distance_function"] = f"{PAIRWISE} {distance.norm} {distance.eps}"
-    if name in tensors_bridge.AUTOCAST_TO_FLOAT32 and torch.is_autocast_enabled("cpu"):
+    first = next(given[word] for word in TENSORS[name] if given.get(word) is not None)
+    if tensors_bridge.goes_to_float32(name, first.device):
         for word in TENSORS[name]:
             x = given.get(word)
             if x is not None and x.dtype in tensors_bridge.HALF:
@@ -69,7 +70,10 @@ COMPILED_TRANSFORM = (
     "{}(): there is no transform of torch.func inside torch.compile for this loss, for which torch "
     "itself gives wrong results there; transform it outside, or do not compile it"
 )
-REFUSAL = "{}(): under a compiler or a mode of torch nbloss takes dense tensors on the CPU alone"
+REFUSAL = (
+    "{}(): under a compiler or a mode of torch nbloss takes dense tensors alone, all on the CPU or "
+    "on one CUDA device"
+)
 
 
 def takes(name: str, given: dict[str, Any]) -> bool:
@@ -79,12 +83,14 @@ def takes(name: str, given: dict[str, Any]) -> bool:
         x = given.get(word)
         if x is None:
             continue
-        if not isinstance(x, Tensor) or x.layout != torch.strided or x.device.type != "cpu":
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
             return False
         if first is None:
-            first = x.dtype
-            if first not in tensors_bridge.FLOATS:
+            first, device = x.dtype, x.device
+            if first not in tensors_bridge.FLOATS or not tensors_bridge.is_served(device):
                 return False
+        if x.device != device:
+            return False
         if x.dtype != first and x.dtype not in tensors_bridge.INTEGERS and x.dtype != torch.uint8:
             return False
         if word == "weight" and name in WEIGHED_CLASSES and x.requires_grad:
@@ -119,7 +125,8 @@ def schema(name: str) -> str:
 
 def problem_of(name: str, given: tuple) -> Problem:
     """Check the arguments of an operator, which come in their order."""
-    return getattr(functional, name).build(tensors_bridge, **readable(name, given))
+    problem = getattr(functional, name).build(tensors_bridge, **readable(name, given))
+    return tensors_bridge.on_one_device(problem)
 
 
 def readable(name: str, given: tuple) -> dict[str, Any]:
@@ -208,8 +215,9 @@ def define(name: str) -> None:
             found = iter(slopes_operator(upstream, wanted, *given))
         return tuple(next(found) if want else None for want in ctx.needs_input_grad)
 
-    library.impl(name, value, "CPU")
-    library.impl(slopes, gradients, "CPU")
+    for device in ("CPU", "CUDA"):
+        library.impl(name, value, device)
+        library.impl(slopes, gradients, device)
     torch.library.register_fake(f"nbloss::{name}", value_stand_in, lib=library)
     torch.library.register_fake(f"nbloss::{slopes}", gradients_stand_in, lib=library)
     torch.library.register_autograd(f"nbloss::{name}", back, setup_context=keep, lib=library)

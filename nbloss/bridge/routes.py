@@ -151,6 +151,7 @@ def checked(
         return operators.call(function, arguments, named)
     try:
         problem = function.build(tensors_bridge, *arguments, **named)
+        tensors_bridge.on_one_device(problem)
     except Unserved as refusal:
         return originals.unserved(function.__name__, refusal.error, arguments, named)
     operands = problem.operands
@@ -173,6 +174,7 @@ def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """Compute the loss by operations that torch can differentiate again and transform."""
     try:
         problem = function.build(tensors_bridge, *arguments, **named)
+        tensors_bridge.on_one_device(problem)
     except Unserved as refusal:
         return originals.unserved(function.__name__, refusal.error, arguments, named)
     return composite.evaluate(problem)

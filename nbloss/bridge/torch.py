@@ -4,6 +4,7 @@ The names here are those that :mod:`nbloss.bridge.numpy` has for arrays.
 """
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch.nn.parameter import Parameter
 from nbloss.bridge.refusal import refuse
 from nbloss.engine import buffers
 from nbloss.engine import threads as engine_threads
+from nbloss.engine.problem import Problem, present
 from nbloss.losses.distances import lp
 
 FLOATS = {
@@ -28,14 +30,19 @@ HALF = (torch.float16, torch.bfloat16)
 # The types whose memory is as it seems. The stand-ins that compilers trace with are added by
 # :mod:`nbloss.bridge.operators`; they get no further than the checks.
 PLAIN: set[type] = {Tensor, Parameter}
-# What torch computes in float32 under autocast. The others take the types that they are given.
-AUTOCAST_TO_FLOAT32 = {
+# What torch computes in float32 under autocast, on each kind of device. The others take the types
+# that they are given.
+_AUTOCAST_TO_FLOAT32 = {
     "cross_entropy",
     "huber_loss",
     "margin_ranking_loss",
     "multilabel_margin_loss",
     "nll_loss",
     "triplet_margin_loss",
+}
+AUTOCAST_TO_FLOAT32 = {
+    "cpu": _AUTOCAST_TO_FLOAT32,
+    "cuda": {*_AUTOCAST_TO_FLOAT32, "triplet_margin_with_distance_loss"},
 }
 # What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -162,8 +169,57 @@ engine_threads.guard_start(_thread_count_kept)
 # --- arguments --------------------------------------------------------------------------------
 
 
+def is_served(device: torch.device) -> bool:
+    """Whether there are kernels for a device.
+
+    Raises
+    ------
+    ImportError
+        If there would be, and what compiles them is not installed.
+    """
+    if device.type == "cuda" and torch.version.hip is None:
+        if not _cuda_is_installed():
+            raise ImportError(CUDA_MISSING.format(str(torch.version.cuda or "13").split(".")[0]))
+        return True
+    return device.type == "cpu"
+
+
+CUDA_MISSING = (
+    "nbloss needs numba-cuda for tensors on a CUDA device, which is not installed; "
+    "run: pip install 'nbloss[cuda{}]'"
+)
+
+
+@functools.cache
+def _cuda_is_installed() -> bool:
+    from nbloss.engine.cuda import compiler
+
+    return compiler.is_installed()
+
+
+def goes_to_float32(loss: str, device: torch.device) -> bool:
+    """Whether autocast, as it is at the moment, has a loss computed in float32."""
+    kind = device.type
+    return loss in AUTOCAST_TO_FLOAT32.get(kind, ()) and torch.is_autocast_enabled(kind)
+
+
+def on_one_device(problem: Problem) -> Problem:
+    """Check that the tensors of a problem lie together."""
+    first, *rest = (*problem.operands, *present(problem.constants))
+    for x in rest:
+        if x.device != first.device:
+            loss = problem.definition.name
+            refuse(
+                RuntimeError(
+                    f"{loss}(): all tensors must be on one device, got {first.device} "
+                    f"and {x.device}"
+                )
+            )
+    return problem
+
+
 def tensor(loss: str, argument: str, value: Any) -> Tensor:
-    """Take an argument as a plain dense tensor on the CPU."""
+    """Take an argument as a plain dense tensor on a device that has kernels."""
     if type(value) not in PLAIN:
         message = (
             f"{loss}(): {argument} must be a tensor, like the first operand, got {value!r:.60}"
@@ -190,7 +246,7 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
         The operands by the names of their arguments.
     """
     tensors = [tensor(loss, name, value) for name, value in named.items()]
-    if loss in AUTOCAST_TO_FLOAT32 and torch.is_autocast_enabled("cpu"):
+    if goes_to_float32(loss, tensors[0].device):
         tensors = [x.float() if x.dtype in HALF else x for x in tensors]
     first = tensors[0].dtype
     common = first
@@ -231,7 +287,7 @@ def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Ten
 def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
     """Take the weights of classes, which must have the input's type, and get no gradient."""
     x = tensor(loss, "weight", weight)
-    if torch.is_autocast_enabled("cpu") and x.dtype in HALF:
+    if goes_to_float32(loss, x.device) and x.dtype in HALF:
         x = x.to(like.dtype)
     if x.dtype != like.dtype:
         refuse(RuntimeError(f"{loss}(): weight is of {x.dtype}, input of {like.dtype}"))
@@ -263,10 +319,10 @@ def is_pairwise(function: Any) -> bool:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether the memory of a tensor holds its numbers, on the CPU."""
+    """Whether the memory of a tensor holds its numbers, where kernels can read them."""
     return (
         x.layout == torch.strided
-        and x.device.type == "cpu"
+        and is_served(x.device)
         and not x.is_neg()
         and not x._is_zerotensor()
     )

@@ -20,7 +20,10 @@ from nbloss.engine.problem import Problem, present
 if TYPE_CHECKING:
     from nbloss.engine.cuda.launch import Launch as LaunchOnDevice
 
-AnyLaunch: TypeAlias = "Launch | LaunchOnDevice"
+    AnyLaunch: TypeAlias = Launch | LaunchOnDevice
+else:
+    AnyLaunch = Launch  # the other is imported where there is a device
+
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
 
 

@@ -100,6 +100,7 @@ def kernel(
     return found
 
 
+@functools.cache
 def function(kernel: Kernel) -> Callable:
     """Specialise a kernel's template; the compiler, or the simulator, takes it from there."""
     dtype = kernel.dtype
