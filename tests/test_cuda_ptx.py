@@ -1,33 +1,152 @@
 """The CUDA kernels as NVIDIA's assembly, for three generations of devices; it takes none of them.
 
-What kernels there are is found by calling the losses on tensors that are taken for those of a
+Which kernels there are is found by calling the losses on tensors that are taken for those of a
 device, and by writing down what would be launched.
 """
 
-import contextlib
+import functools
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numba
 import pytest
 import torch
 
+import nbloss
 from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
 from nbloss.bridge import torch as torch_bridge
-from nbloss.engine.cuda import compiler, errors, launch
+from nbloss.engine.cuda import compiler, errors, grid, launch
 from nbloss.engine.cuda.compiler import Kernel
-import nbloss
+from nbloss.engine.registry import LOSSES
+from test_losses import FIRST
 
 pytestmark = [
     pytest.mark.skipif(
-        importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda, as in nbloss[cuda13]"
+        importlib.util.find_spec("numba_cuda") is None,
+        reason="needs numba-cuda, as in nbloss[cuda13]",
     ),
     pytest.mark.skipif(bool(numba.config.ENABLE_CUDASIM), reason="the simulator compiles nothing"),
     pytest.mark.filterwarnings("ignore:Using a target size"),
 ]
 
 CAPABILITIES = ((9, 0), (8, 0), (10, 0))
+# Columns of rows that take a warp, and a block that keeps them or does not.
+WIDTHS = (100, 3000, 40000)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
+    """What would be launched if all memory were a device's."""
+    found: list[Kernel] = []
+
+    def start(self: launch.Launch, xp: Any, arrays: list) -> None:
+        found.extend(stage.kernel for stage in self.stages)
+
+    monkeypatch.setattr(torch_bridge, "device", lambda x: 0)
+    monkeypatch.setattr(launch.Launch, "start", start)
+    monkeypatch.setattr(errors, "place", lambda loss: 0)
+    monkeypatch.setattr(errors, "seen", lambda: 0)
+    forget()
+    return found
+
+
+def call(case: Case, dtype: str, columns: int | None = None) -> None:
+    """Go forward and backward, with and without a reduction."""
+    made = case.make(size="small" if columns is None else (2, columns))
+    for reduction in ("mean", "none"):
+        tensors = {
+            name: torch.tensor(x, dtype=getattr(torch, dtype) if x.dtype.kind == "f" else None)
+            for name, x in made.items()
+        }
+        for name in case.differentiable:
+            tensors[name].requires_grad_()
+        operands, weight = split(tensors)
+        function = getattr(nbloss, case.loss)
+        value = function(*operands, **weight, **options(case, nbloss), reduction=reduction)
+        value.backward(torch.ones_like(value))
+
+
+@functools.cache
+def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
+    """Compile a kernel. What comes before the assembly takes long, and is the same for all."""
+    front = compiler.part("compiler")
+    with mock.patch.object(front, FRONT, functools.partial(once, getattr(front, FRONT))):
+        return compiler.ptx(kernel, capability)
+
+
+FRONT = "_compile_pyfunc_with_fixup"
+_libraries: dict[Any, Any] = {}
+
+
+def once(compile: Callable, function: Callable, *rest: Any, **named: Any) -> Any:
+    if function not in _libraries:
+        _libraries[function] = compile(function, *rest, **named)
+    return _libraries[function]
+
+
+CHOSEN = [
+    *((case, "float32") for case in CASES),
+    *((case, dtype) for case in FIRST for dtype in ("float64", "float16", "bfloat16")),
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), CHOSEN, ids=lambda x: getattr(x, "id", x))
+def test_kernels_compile(case: Case, dtype: str, launched: list[Kernel]) -> None:
+    call(case, dtype)
+    assert launched
+    for kernel in dict.fromkeys(launched):
+        check(kernel, dtype)
+
+
+def check(kernel: Kernel, dtype: str, capabilities: tuple = CAPABILITIES) -> None:
+    for capability in capabilities:
+        text = ptx(kernel, capability)
+        assert f".target sm_{capability[0]}{capability[1]}" in text
+        assert f".entry {kernel.name}(" in text
+        if dtype != "float64":
+            assert ".f64" not in text
+        # Where what has no place in the registers lies, or no place that is known when compiling.
+        assert not re.search(r"\.local\b", text)
+        assert not re.search(r"\bcall", text)
+        code, log = compiler.link(text, capability)
+        assert code.startswith(b"\x7fELF")
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
+
+
+ROWS = [case for case in FIRST if LOSSES[case.loss].pattern != "pointwise" and "1d" not in case.id]
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("case", ROWS, ids=lambda case: case.id)
+def test_rows_of_any_width(case: Case, columns: int, launched: list[Kernel]) -> None:
+    call(case, "float32", columns)
+    for kernel in dict.fromkeys(launched):
+        check(kernel, "float32", CAPABILITIES[:1])
+
+
+def test_several_loads_are_under_way(launched: list[Kernel]) -> None:
+    case = next(case for case in CASES if case.id == "huber_loss-plain")
+    call(case, "float32")
+    kernel = next(k for k in launched if k.template.__name__ == "elements" and k.flags["SUMMED"])
+    text = ptx(kernel, CAPABILITIES[0])
+    loads_first = text[: text.index("st.global")].count("ld.global")
+    assert loads_first == grid.STRIP * len(kernel.flags["ARRAYS"])
+
+
+def test_what_is_compiled_is_kept(
+    launched: list[Kernel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBLOSS_CACHE_DIR", str(tmp_path))
+    call(FIRST[0], "float32")
+    kernel = launched[0]
+    code = compiler.machine_code.__wrapped__(kernel, (9, 0))
+    monkeypatch.setattr(compiler, "ptx", None)  # whoever compiles again fails
+    assert compiler.machine_code.__wrapped__(kernel, (9, 0)) == code
+    with pytest.raises(TypeError):
+        compiler.machine_code.__wrapped__(kernel, (8, 0))

@@ -50,15 +50,15 @@ def share(columns: int, across: bool = False, operands: int = 1) -> Share:
     across : bool, optional
         Whether rows lie across the memory, so that neighbouring threads take neighbouring rows.
     operands : int, optional
-        How many arrays the row is one of.
+        How many arrays the row is one of, about; each takes registers.
     """
     lanes = 1
-    kept = max(1, KEPT // operands)
+    kept, most = max(1, KEPT // operands), max(WARP, MOST_LANES // operands)
     if not across:
         while lanes < WARP and lanes * min(STRIP, kept) < columns:
             lanes *= 2
         if columns > WARP * kept:
-            while lanes < MOST_LANES and lanes * min(PER_LANE, kept) < columns:
+            while lanes < most and lanes * min(PER_LANE, kept) < columns:
                 lanes *= 2
     strip = 1
     while strip < kept and lanes * strip < columns:
