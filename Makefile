@@ -41,9 +41,12 @@ help:
 demo: .venv/demo
 	$(BIN)/python docs/gallery/plot_seven_losses.py --output build/demo/seven_losses.png
 
-# Once compiled, and the definitions once more as plain Python, where coverage can see into them.
+# Once compiled, and the definitions once more as plain Python, where coverage can see into them;
+# the CUDA kernels in the simulator, which they have to be asked for.
 test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_cuda_simulator.py \
+		--numprocesses $(WORKERS) --dist worksteal
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_definitions.py \
 		--cov nbloss/losses --cov-fail-under 100
 

@@ -8,14 +8,22 @@ driver. It has to be asked for before Numba is imported, as `make test` does::
 """
 
 import contextlib
+import threading
+from typing import Any
 
 import numba
+import numpy as np
 import pytest
+import torch
 
+import nbloss
 import test_losses
-from cases import CASES, KINKS, Case, Kink
+from cases import CASES, KINKS, Case, Kink, by_loss
+from conftest import forget
 from nbloss.bridge import torch as torch_bridge
-from test_losses import FIRST, kernels_only  # noqa: F401 (a fixture)
+from nbloss.engine import memory
+from nbloss.engine.cuda import compiler, errors, pairs
+from test_losses import FIRST, kernels_only, on_tensors, rounded  # noqa: F401 (a fixture)
 
 pytestmark = [
     pytest.mark.skipif(not numba.config.ENABLE_CUDASIM, reason="runs in the simulator alone"),
@@ -48,3 +56,173 @@ def test_cases(case: Case, dtype: str, kernels_only: None) -> None:  # noqa: F81
 @pytest.mark.parametrize("kink", KINKS, ids=lambda kink: kink.id)
 def test_kinks(kink: Kink, kernels_only: None) -> None:  # noqa: F811
     test_losses.test_kinks(kink, "float32", kernels_only)
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
+def test_rows_that_take_a_block(
+    case: Case,
+    columns: int,
+    kernels_only: None,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = case.make
+    monkeypatch.setattr(Case, "make", lambda self: make(size=(3, columns)))
+    test_losses.test_tensors(case, "float32", kernels_only)
+
+
+@pytest.mark.parametrize("shared", [pairs.SHARED, 0])
+@pytest.mark.parametrize("case", by_loss("multilabel_margin_loss"), ids=lambda case: case.id)
+def test_labels_in_order(
+    case: Case,
+    shared: int,
+    kernels_only: None,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pairs, "SEARCHING", 0)
+    monkeypatch.setattr(pairs, "SORTING", 0)
+    monkeypatch.setattr(pairs, "SHARED", shared)
+    monkeypatch.setattr(compiler, "_kernels", {})
+    forget()
+    test_losses.test_tensors(case, "float32", kernels_only)
+    forget()
+
+
+# --- labels out of range --------------------------------------------------------------------------
+
+BAD = {
+    "nll_loss": (torch.tensor([2, 9, 0]), IndexError, "Target 9 is out of bounds"),
+    "cross_entropy": (torch.tensor([-7, 1, 0]), IndexError, "Target -7 is out of bounds"),
+    "multilabel_margin_loss": (
+        torch.tensor([[1, -1, 0, 0], [0, 4, -1, 0], [3, -1, 0, 0]]),
+        RuntimeError,
+        "out of range",
+    ),
+}
+
+
+@pytest.mark.parametrize("reduction", test_losses.REDUCTIONS)
+@pytest.mark.parametrize("loss", BAD)
+def test_the_next_call_tells_of_a_label_out_of_range(loss: str, reduction: str) -> None:
+    labels, kind, message = BAD[loss]
+    scores = torch.randn(3, 4, requires_grad=True)
+    value = getattr(nbloss, loss)(scores, labels, reduction=reduction)
+    assert value.isnan().any()
+    with pytest.raises(kind, match=rf"{loss}\(\): .*{message}"):
+        nbloss.huber_loss(torch.zeros(2), torch.ones(2))
+    assert float(nbloss.huber_loss(torch.zeros(2), torch.ones(2))) == 0.5  # it is told once
+    value.sum().backward()
+    bad = (labels > 3) | (labels < -1)
+    rows = bad.any(-1) if labels.dim() > 1 else bad
+    assert scores.grad[rows].isnan().any()
+    if reduction != "mean":
+        assert not scores.grad[~rows].isnan().any()
+    if reduction == "none":  # the way back met it as well
+        with pytest.raises(kind):
+            nbloss.huber_loss(torch.zeros(2), torch.ones(2))
+
+
+def test_in_blocking_mode_the_call_itself_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "BLOCKING", True)
+    with pytest.raises(IndexError, match="Target 4 is out of bounds"):
+        nbloss.cross_entropy(torch.zeros(1, 4), torch.tensor([4]))
+
+
+# --- autograd -------------------------------------------------------------------------------------
+
+
+def test_backward_twice_and_by_any_number() -> None:
+    x, y = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5)
+    value = nbloss.huber_loss(x, y)
+    (once,) = torch.autograd.grad(3 * value, x, retain_graph=True)
+    (again,) = torch.autograd.grad(3 * value, x, retain_graph=True)
+    (theirs,) = torch.autograd.grad(3 * torch.nn.functional.huber_loss(x, y), x)
+    torch.testing.assert_close(once, theirs)
+    torch.testing.assert_close(again, theirs)
+
+
+def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read a number of a tensor would be to wait for it."""
+    for name in ("item", "tolist", "__bool__", "__float__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    x, y = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5)
+    nbloss.huber_loss(x, y).backward()
+    nbloss.cross_entropy(x, torch.tensor([1, 2, 3])).backward()
+    nbloss.multilabel_margin_loss(x, torch.tensor([[1, 2, -1, 0, 0]] * 3)).backward()
+    nbloss.triplet_margin_loss(x, y, y + 1).backward()
+
+
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
+def test_results_are_the_same_to_the_bit(case: Case) -> None:
+    results = []
+    for _ in range(2):
+        made = rounded(case.make(), "float32")
+        upstream = np.ones(())
+        results.append(on_tensors(nbloss, case, made, "float32", "mean", upstream))
+    (value, gradients), (again, gradients_again) = results
+    assert np.array_equal(value, again)
+    for name, gradient in gradients.items():
+        assert np.array_equal(gradient, gradients_again[name])
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+class Traced(np.ndarray):
+    """Memory that writes down which thread comes where."""
+
+    def __getitem__(self, place: Any) -> Any:
+        thread = threading.current_thread()
+        at = self.ctypes.data + int(place) * self.itemsize
+        TRACE.setdefault((thread.blockIdx.x, thread.threadIdx.x), []).append(at)
+        return super().__getitem__(place)
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        thread = threading.current_thread()
+        at = self.ctypes.data + int(place) * self.itemsize
+        TRACE.setdefault((thread.blockIdx.x, thread.threadIdx.x), []).append(at)
+        super().__setitem__(place, value)
+
+
+TRACE: dict[tuple[int, int], list[int]] = {}
+TARGETS = {
+    "huber_loss": torch.randn(4, 32),
+    "multilabel_soft_margin_loss": torch.ones(4, 32),
+    "cross_entropy": torch.tensor([1, 5, 31, 0]),
+    "nll_loss": torch.tensor([1, 5, 31, 0]),
+}
+
+
+@pytest.mark.parametrize("loss", TARGETS)
+def test_neighbouring_threads_take_neighbouring_numbers(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array_at = memory.array_at
+
+    def traced(address: int, size: int, dtype: type) -> np.ndarray:
+        return array_at(address, size, dtype).view(Traced)
+
+    monkeypatch.setattr(memory, "array_at", traced)
+    monkeypatch.setattr(compiler, "_kernels", {})
+    compiler.vocabulary.cache_clear()
+    forget()
+    TRACE.clear()
+    x = torch.randn(4, 32, requires_grad=True)
+    getattr(nbloss, loss)(x, TARGETS[loss]).backward()
+    compiler.vocabulary.cache_clear()
+    forget()
+    # A score that a label names is read by all threads at once; the others lie side by side.
+    sides = 0
+    for tensor in (x, x.grad):
+        first, end = tensor.data_ptr(), tensor.data_ptr() + 4 * tensor.numel()
+        for block in {block for block, _ in TRACE}:
+            threads = [
+                [at for at in TRACE[key] if first <= at < end]
+                for key in sorted(TRACE)
+                if key[0] == block
+            ]
+            for together in zip(*threads, strict=True):
+                steps = set(np.diff(together))
+                assert steps in ({4}, {0})
+                sides += steps == {4}
+    assert sides >= 4 * 32 // 8  # of at most as many threads

@@ -37,9 +37,10 @@ from nbloss.engine.patterns.pairs import (
 
 THREADS = grid.THREADS
 # What it costs to have the labels in order, in pairs: for each class and each bit of the number of
-# labels, and for each step of sorting, beside the numbers that it compares, for each thread.
+# labels; for each pair of bounds and each step of the sort, which takes as long as some of them.
 SEARCHING = 2
-WAITING = 4
+SORTING = 1
+WAITING = 4 * THREADS
 SHARED = 40 << 10  # bytes of shared memory, of the 48 kB that every device has, for a row
 MOST_MEMORY = 1 << 28  # bytes of other memory, for all blocks
 
@@ -268,7 +269,7 @@ def template(integers, floats):
             while 2 * half <= count:
                 half *= 2
                 levels += 1
-            sorting = levels * levels * (half + WAITING * THREADS)
+            sorting = SORTING * levels * levels * (half + WAITING)
             # Infinities and NaN have no order that would do.
             ordered = unbounded == 0 and count * classes > SEARCHING * classes * levels + sorting
         if ordered:
