@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
-import numpy as np
+from nbloss.bridge.arrays import is_floating
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -71,10 +71,13 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 def _evaluate(
     loss: Any, chosen: list[str], arguments: tuple, named: dict[str, Any]
 ) -> tuple[Any, list[Any]]:
-    from nbloss.bridge import numpy as xp
+    from nbloss.bridge.numpy import bridge_of, built
     from nbloss.engine.evaluate import backward, forward
 
-    problem = xp.built(loss, arguments, named)
+    given = signature(loss).bind(*arguments, **named).arguments
+    first = next(iter(given.values()), None)
+    xp = bridge_of(first)
+    problem = built(xp, loss, arguments, named)
     for name in chosen:
         if name not in problem.names:
             raise ValueError(
@@ -83,13 +86,13 @@ def _evaluate(
     wanted = tuple(name in chosen for name in problem.names)
     value, gradients = forward(xp, problem, wanted)
     if problem.reduction == "none":
-        gradients = backward(xp, problem, np.ones_like(value), wanted)
-    given = signature(loss).bind(*arguments, **named).arguments
+        gradients = backward(xp, problem, xp.ones_like(value), wanted)
     by_name = dict(zip(problem.names, gradients, strict=True))
-    return value[()], [_like(by_name[name], given[name]) for name in chosen]
+    found = [_like(by_name[name], given[name]) for name in chosen]
+    return xp.as_given(value[()], first), [xp.as_given(x, first) for x in found]
 
 
-def _like(gradient: np.ndarray, argument: Any) -> np.ndarray:
+def _like(gradient: Any, argument: Any) -> Any:
     """Sum over what was broadcast, and give it the argument's type if that is floating."""
     shape = tuple(argument.shape)
     added = gradient.ndim - len(shape)
@@ -100,6 +103,6 @@ def _like(gradient: np.ndarray, argument: Any) -> np.ndarray:
     )
     if repeated:
         gradient = gradient.sum(axis=repeated, keepdims=True).reshape(shape)
-    if isinstance(argument, np.ndarray | np.generic) and argument.dtype.kind == "f":
+    if is_floating(argument):
         return gradient.astype(argument.dtype.newbyteorder("="), copy=False)
     return gradient

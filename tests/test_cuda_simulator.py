@@ -8,7 +8,10 @@ driver. It has to be asked for before Numba is imported, as `make test` does::
 """
 
 import contextlib
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numba
@@ -18,7 +21,7 @@ import torch
 
 import nbloss
 import test_losses
-from cases import CASES, KINKS, Case, Kink, by_loss
+from cases import CASES, KINKS, Case, Kink, by_loss, split
 from conftest import forget
 from nbloss.bridge import torch as torch_bridge
 from nbloss.engine import memory
@@ -226,3 +229,106 @@ def test_neighbouring_threads_take_neighbouring_numbers(
                 assert steps in ({4}, {0})
                 sides += steps == {4}
     assert sides >= 4 * 32 // 8  # of at most as many threads
+
+
+# --- arrays without torch -------------------------------------------------------------------------
+
+
+class Array(np.ndarray):
+    """As much of an array of CuPy as the bridge uses, in NumPy's memory."""
+
+    device = SimpleNamespace(id=0)
+
+    @property
+    def data(self) -> SimpleNamespace:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self if place == () else super().__getitem__(place)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+class Foreign:
+    """An array of some other library on the same device."""
+
+    def __init__(self, array: Array) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.array.view(np.ndarray).__dlpack__()
+
+    def __array_namespace__(self) -> Any:
+        return SimpleNamespace(from_dlpack=Foreign)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Stand in for CuPy, which can't be had without a device."""
+
+    def on_device(make: Callable) -> Callable:
+        return lambda *arguments, **named: np.asarray(make(*arguments, **named)).view(Array)
+
+    module = ModuleType("cupy")
+    stream = SimpleNamespace(ptr=0, is_capturing=lambda: False)
+    for name, value in {
+        "ndarray": Array,
+        **{
+            name: on_device(getattr(np, name))
+            for name in ("empty", "ones", "ascontiguousarray", "broadcast_to")
+        },
+        "from_dlpack": lambda x: x.array,
+        "asarray": on_device(np.asarray),
+        "cuda": SimpleNamespace(
+            get_current_stream=lambda: stream, Device=lambda number: contextlib.nullcontext()
+        ),
+    }.items():
+        setattr(module, name, value)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    forget()
+    yield module
+    if sys.modules.pop("nbloss.bridge.cupy", None):
+        del nbloss.bridge.cupy
+    forget()
+
+
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
+def test_arrays_of_cupy(case: Case, cupy: ModuleType) -> None:
+    made = rounded(case.make(), "float32")
+    arrays = {
+        name: cupy.asarray(x.astype(np.float32) if x.dtype.kind == "f" else x)
+        for name, x in made.items()
+    }
+    operands, weight = split(arrays)
+    function = getattr(nbloss, case.loss)
+    kwargs = {**weight, **case.options(nbloss.distances)}
+    for reduction in ("mean", "none"):
+        value = function(*operands, **kwargs, reduction=reduction)
+        assert type(value) is Array
+        assert test_losses.error(value, case.value(made, reduction), "float32") <= 16
+        _, gradient = nbloss.value_and_grad(function)(*operands, **kwargs, reduction=reduction)
+        assert type(gradient) is Array
+        name = case.differentiable[0]
+        truth = case.gradients(made, reduction)[name]
+        assert test_losses.error(gradient, truth, "float32") <= 32
+
+
+def test_arrays_of_others_by_dlpack(cupy: ModuleType) -> None:
+    x, y = (Foreign(cupy.asarray(np.array(row, np.float32))) for row in ([0, 3], [0.5, 0]))
+    value, gradient = nbloss.value_and_grad(nbloss.huber_loss)(x, y)
+    assert isinstance(value, Foreign)
+    assert float(value.array) == 1.3125
+    assert gradient.array.tolist() == [-0.25, 0.5]
+    with pytest.raises(TypeError, match="target must be an array on the CUDA device, like the"):
+        nbloss.huber_loss(x, np.zeros(2, np.float32))
+
+
+def test_arrays_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    x = Foreign(np.zeros(2, np.float32).view(Array))
+    with pytest.raises(ImportError, match="pip install cupy"):
+        nbloss.huber_loss(x, x)

@@ -5,17 +5,18 @@ The names here are those that :mod:`nbloss.bridge.torch` has for tensors.
 
 import math
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from nbloss.bridge.refusal import Unserved, refuse
+from nbloss.bridge import arrays
+from nbloss.bridge.arrays import FLOATS, distance, is_floating, measured
+from nbloss.bridge.refusal import Unserved
 from nbloss.engine import buffers
 from nbloss.engine.problem import Problem
-from nbloss.losses.distances import lp
 
+__all__ = ["distance", "is_floating", "measured"]
 THIS = sys.modules[__name__]
-FLOATS = ("float16", "float32", "float64")
 
 # --- memory -----------------------------------------------------------------------------------
 
@@ -55,6 +56,10 @@ def empty(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
 
 
 NUMBERS = {name: np.empty((), name) for name in FLOATS}
+
+
+def ones_like(x: np.ndarray) -> np.ndarray:
+    return np.ones_like(x)
 
 
 def empty_like(x: np.ndarray) -> np.ndarray:
@@ -110,15 +115,7 @@ def array(loss: str, argument: str, value: Any) -> np.ndarray:
         value = _by_dlpack(loss, argument, value)
     elif isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{loss}(): {argument} is a masked array, whose mask nbloss can't honour")
-    if value.dtype.kind not in "biufc":
-        raise TypeError(
-            f"{loss}(): {argument} must hold numbers, got an array of dtype {value.dtype}"
-        )
-    if not (value.flags.aligned and value.dtype.isnative) or any(
-        step % value.itemsize for step in value.strides
-    ):
-        value = value.astype(value.dtype.newbyteorder("="))
-    return value
+    return arrays.readable(loss, argument, value)
 
 
 def _by_dlpack(loss: str, argument: str, value: Any) -> np.ndarray:
@@ -139,67 +136,23 @@ def _by_dlpack(loss: str, argument: str, value: Any) -> np.ndarray:
 
 
 def operands(loss: str, integers: bool = False, **named: Any) -> tuple[np.ndarray, ...]:
-    """Bring operands to one floating type.
-
-    Parameters
-    ----------
-    loss : str
-    integers : bool
-        Whether the first operand may be of integers; all others may.
-    **named
-        The operands by the names of their arguments.
-
-    Returns
-    -------
-    tuple of array
-        As they are, where they are of one floating type; otherwise in the type that NumPy gives to
-        their sum.
-    """
-    arrays = [array(loss, name, value) for name, value in named.items()]
-    for x, name in zip(arrays, named, strict=True):
-        floating = x.dtype.name in FLOATS
-        if not floating and (x.dtype.kind not in "iu" or (x is arrays[0] and not integers)):
-            also = ", or of integers" if x is not arrays[0] or integers else ""
-            refuse(
-                NotImplementedError(
-                    f"{loss}(): {name} must be of float16, float32 or float64{also}; "
-                    f"got {x.dtype.name}"
-                )
-            )
-    kinds = {x.dtype for x in arrays if x.dtype.kind == "f"}
-    common = np.result_type(*kinds) if kinds else np.dtype(np.float64)
-    return tuple(x if x.dtype == common else x.astype(common) for x in arrays)
+    """Bring operands to one floating type; see :func:`nbloss.bridge.arrays.operands`."""
+    return arrays.operands(array, loss, integers, named)
 
 
-def expand(arrays: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def expand(operands: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """Broadcast operands to a shape."""
-    return tuple(broadcast_to(x, shape) for x in arrays)
-
-
-def is_floating(x: Any) -> bool:
-    """Whether something is an array of floating-point numbers."""
-    return getattr(getattr(x, "dtype", None), "kind", "") == "f"
+    return tuple(broadcast_to(x, shape) for x in operands)
 
 
 def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> np.ndarray:
-    """Take a target of class indices, as contiguous int64.
-
-    ``message`` is what to say of another type than those of ``dtypes``; the type follows it.
-    """
-    x = array(loss, "target", target)
-    if x.dtype.name not in dtypes:
-        refuse(RuntimeError(message + x.dtype.name))
-    return np.ascontiguousarray(x, np.int64).reshape(x.shape)
+    """Take a target of class indices, as contiguous int64."""
+    return contiguous(arrays.labels(array, loss, target, dtypes, message))
 
 
 def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
     """Take the weights of classes, which must have the input's type."""
-    x = array(loss, "weight", weight)
-    if x.dtype != like.dtype:
-        refuse(
-            RuntimeError(f"expected weight of dtype {like.dtype} like input but found {x.dtype}")
-        )
-    return np.ascontiguousarray(x).reshape(x.shape)
+    return contiguous(arrays.class_weight(array, loss, weight, like))
 
 
 def item(x: np.ndarray, index: int) -> int:
@@ -207,34 +160,59 @@ def item(x: np.ndarray, index: int) -> int:
     return int(x.reshape(-1)[index])
 
 
-def distance(function: Any) -> Any:
-    """Give the definition of a distance function; None is the default."""
-    return lp(2.0, eps=1e-6) if function is None else function
-
-
-def measured(loss: str, function: Any, *rest: Any) -> NoReturn:
-    """Refuse a distance function that is no definition: nothing could differentiate it."""
-    raise TypeError(
-        f"{loss}(): on arrays distance_function must be one of nbloss.distances or made by "
-        f"@nbloss.distance, got {function!r}"
-    )
+def as_given(x: np.ndarray, like: Any) -> Any:
+    """Give a result as an array of the library that an argument is of: always NumPy's."""
+    return x
 
 
 # --- calls --------------------------------------------------------------------------------------
 
 
+def is_on_device(x: Any) -> bool:
+    """Whether something is an array in the memory of a CUDA device."""
+    if type(x) is np.ndarray or not hasattr(x, "__dlpack_device__"):
+        return False
+    return int(x.__dlpack_device__()[0]) in CUDA_OF_DLPACK
+
+
+# A device's own memory, and memory that it shares with the processor.
+CUDA_OF_DLPACK = (2, 13)
+
+
+def bridge_of(first: Any) -> Any:
+    """Give the module that knows arrays like the first of a call."""
+    if not is_on_device(first):
+        return THIS
+    from nbloss.engine.cuda import compiler
+
+    compiler.require("13")
+    try:
+        from nbloss.bridge import cupy
+    except ModuleNotFoundError as error:
+        raise ImportError(CUPY_MISSING) from error
+    return cupy
+
+
+CUPY_MISSING = (
+    "nbloss needs CuPy for arrays on a CUDA device, which is not installed; "
+    "run: pip install cupy-cuda13x"
+)
+
+
 def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
-    """Compute the loss of a public function: an array, or a NumPy scalar."""
+    """Compute the loss of a public function: an array, or a NumPy scalar, as NumPy would give."""
     from nbloss.engine.evaluate import forward  # imports Numba, which takes its time
 
-    problem = built(function, arguments, named)
-    value, _ = forward(THIS, problem, (False,) * len(problem.operands))
-    return value[()]
+    first = arguments[0] if arguments else next(iter(named.values()), None)
+    xp = bridge_of(first)
+    problem = built(xp, function, arguments, named)
+    value, _ = forward(xp, problem, (False,) * len(problem.operands))
+    return xp.as_given(value[()], first)
 
 
-def built(function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
+def built(xp: Any, function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
     """Check the arguments of a public function; raise what is wrong with them."""
     try:
-        return function.build(THIS, *arguments, **named)
+        return function.build(xp, *arguments, **named)
     except Unserved as refusal:
         raise refusal.error from None

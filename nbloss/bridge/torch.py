@@ -4,7 +4,6 @@ The names here are those that :mod:`nbloss.bridge.numpy` has for arrays.
 """
 
 import contextlib
-import functools
 import math
 import sys
 from collections.abc import Iterator
@@ -178,23 +177,11 @@ def is_served(device: torch.device) -> bool:
         If there would be, and what compiles them is not installed.
     """
     if device.type == "cuda" and torch.version.hip is None:
-        if not _cuda_is_installed():
-            raise ImportError(CUDA_MISSING.format(str(torch.version.cuda or "13").split(".")[0]))
+        from nbloss.engine.cuda import compiler
+
+        compiler.require((torch.version.cuda or "13").split(".")[0])
         return True
     return device.type == "cpu"
-
-
-CUDA_MISSING = (
-    "nbloss needs numba-cuda for tensors on a CUDA device, which is not installed; "
-    "run: pip install 'nbloss[cuda{}]'"
-)
-
-
-@functools.cache
-def _cuda_is_installed() -> bool:
-    from nbloss.engine.cuda import compiler
-
-    return compiler.is_installed()
 
 
 def goes_to_float32(loss: str, device: torch.device) -> bool:

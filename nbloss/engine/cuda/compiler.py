@@ -41,9 +41,33 @@ FULL_WARP = 0xFFFFFFFF
 _lock = threading.RLock()
 
 
+@functools.cache
 def is_installed() -> bool:
     """Whether the compiler is there. Numba's own part of that name is not enough."""
     return importlib.util.find_spec("numba_cuda") is not None
+
+
+def require(major: str) -> None:
+    """Raise if the compiler is not there.
+
+    Parameters
+    ----------
+    major : str
+        Of the version of CUDA that it should be for.
+
+    Raises
+    ------
+    ImportError
+        Saying which command installs it.
+    """
+    if not is_installed():
+        raise ImportError(MISSING.format(major))
+
+
+MISSING = (
+    "nbloss needs numba-cuda for what lies on a CUDA device, which is not installed; "
+    "run: pip install 'nbloss[cuda{}]'"
+)
 
 
 def part(name: str = "") -> Any:

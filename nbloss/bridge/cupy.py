@@ -1,0 +1,113 @@
+"""CuPy's arrays, and whatever else speaks DLPack on a CUDA device, for the builders and the engine.
+
+The names here are those that :mod:`nbloss.bridge.numpy` has for arrays of the processor.
+"""
+
+import sys
+from typing import Any
+
+import cupy
+import numpy as np
+
+from nbloss.bridge import arrays
+from nbloss.bridge import numpy as host
+from nbloss.bridge.arrays import distance, is_floating, measured
+
+__all__ = ["distance", "is_floating", "measured"]
+THIS = sys.modules[__name__]
+
+# --- memory -----------------------------------------------------------------------------------
+
+dtype, strides, size = host.dtype, host.strides, host.size
+is_contiguous, item = host.is_contiguous, host.item
+
+
+def address(x: Any) -> int:
+    return x.data.ptr
+
+
+def device(x: Any) -> int:
+    """The number of the device whose memory it is."""
+    return x.device.id
+
+
+def contiguous(x: Any) -> Any:
+    return cupy.ascontiguousarray(x) if x.ndim else x
+
+
+def empty(shape: tuple[int, ...], like: Any) -> Any:
+    return cupy.empty(shape, like.dtype)
+
+
+def empty_like(x: Any) -> Any:
+    return cupy.empty(x.shape, x.dtype)
+
+
+def ones_like(x: Any) -> Any:
+    return cupy.ones(x.shape, x.dtype)
+
+
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+    return cupy.broadcast_to(x, shape) if x.shape != shape else x
+
+
+def expand(operands: tuple, shape: tuple[int, ...]) -> tuple:
+    """Broadcast operands to a shape."""
+    return tuple(broadcast_to(x, shape) for x in operands)
+
+
+def scratch(size: int, like: Any) -> Any:
+    """Bytes of memory of a device to work in; whoever takes them next waits on the same stream."""
+    return cupy.empty(size, np.uint8)
+
+
+def stream(x: Any) -> int:
+    """The stream that CuPy uses at this moment."""
+    return cupy.cuda.get_current_stream().ptr
+
+
+def current(x: Any) -> Any:
+    """A context in which an array's device is the current one."""
+    return cupy.cuda.Device(x.device.id)
+
+
+def is_capturing() -> bool:
+    """Whether what is launched is recorded in a graph instead of run."""
+    return cupy.cuda.get_current_stream().is_capturing()
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+def array(loss: str, argument: str, value: Any) -> Any:
+    """Take an argument as an array on the device, without a copy if kernels can read it."""
+    if not isinstance(value, cupy.ndarray):
+        if not host.is_on_device(value):
+            raise TypeError(
+                f"{loss}(): {argument} must be an array on the CUDA device, like the first "
+                f"operand; got {type(value).__name__}"
+            )
+        value = cupy.from_dlpack(value)
+    return arrays.readable(loss, argument, value)
+
+
+def operands(loss: str, integers: bool = False, **named: Any) -> tuple:
+    """Bring operands to one floating type; see :func:`nbloss.bridge.arrays.operands`."""
+    return arrays.operands(array, loss, integers, named)
+
+
+def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Any:
+    """Take a target of class indices, as contiguous int64."""
+    return contiguous(arrays.labels(array, loss, target, dtypes, message))
+
+
+def class_weight(loss: str, weight: Any, like: Any) -> Any:
+    """Take the weights of classes, which must have the input's type."""
+    return contiguous(arrays.class_weight(array, loss, weight, like))
+
+
+def as_given(x: Any, like: Any) -> Any:
+    """Give a result as an array of the library that an argument is of."""
+    if isinstance(like, cupy.ndarray) or not hasattr(like, "__array_namespace__"):
+        return x
+    return like.__array_namespace__().from_dlpack(x)
