@@ -58,12 +58,19 @@ def error(result: Any, truth: Any, dtype: str) -> float:
 
 
 def on_tensors(
-    library: Any, case: Any, made: dict[str, Any], dtype: str, reduction: str, upstream: Any
+    library: Any,
+    case: Any,
+    made: dict[str, Any],
+    dtype: str,
+    reduction: str,
+    upstream: Any,
+    device: str = "cpu",
 ) -> tuple[Any, dict[str, Any]]:
     """Call a library's function on tensors, and go backward."""
+    floating = getattr(torch, dtype)
     tensors = {
-        name: torch.tensor(value, dtype=getattr(torch, dtype) if value.dtype.kind == "f" else None)
-        for name, value in made.items()
+        name: torch.tensor(x, dtype=floating if x.dtype.kind == "f" else None, device=device)
+        for name, x in made.items()
     }
     for name in wanted_of(case):
         tensors[name].requires_grad_()
@@ -73,13 +80,13 @@ def on_tensors(
     )
     gradients = {}
     if value.requires_grad:
-        value.backward(torch.as_tensor(upstream).to(value.dtype))
+        value.backward(torch.as_tensor(upstream).to(value))
         gradients = {
-            name: tensors[name].grad.double().numpy()
+            name: tensors[name].grad.double().cpu().numpy()
             for name in wanted_of(case)
             if tensors[name].grad is not None
         }
-    return value.detach().double().numpy(), gradients
+    return value.detach().double().cpu().numpy(), gradients
 
 
 def wanted_of(case: Any) -> tuple[str, ...]:
@@ -106,7 +113,7 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("case", "dtype"), MATRIX, ids=lambda x: getattr(x, "id", x))
-def test_tensors(case: Case, dtype: str, kernels_only: None) -> None:
+def test_tensors(case: Case, dtype: str, kernels_only: None, device: str = "cpu") -> None:
     made = rounded(case.make(), dtype)
     torch_can = hasattr(torch.nn.functional, case.loss) and (
         dtype in ("float32", "float64") or case.loss != "multilabel_margin_loss"
@@ -117,7 +124,7 @@ def test_tensors(case: Case, dtype: str, kernels_only: None) -> None:
             "u"
         ]
         slopes = case.gradients(made, reduction, upstream)
-        value, gradients = on_tensors(nbloss, case, made, dtype, reduction, upstream)
+        value, gradients = on_tensors(nbloss, case, made, dtype, reduction, upstream, device)
         if torch_can:
             theirs, their_gradients = on_tensors(
                 torch.nn.functional, case, made, dtype, reduction, upstream
@@ -168,10 +175,10 @@ def test_arrays(case: Case, dtype: str, tiny_chunks: None) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kink", KINKS, ids=lambda kink: kink.id)
-def test_kinks(kink: Kink, dtype: str, kernels_only: None) -> None:
+def test_kinks(kink: Kink, dtype: str, kernels_only: None, device: str = "cpu") -> None:
     made = kink.make()
     upstream = np.ones(np.shape(kink.value))
-    value, gradients = on_tensors(nbloss, kink, made, dtype, kink.reduction, upstream)
+    value, gradients = on_tensors(nbloss, kink, made, dtype, kink.reduction, upstream, device)
     tolerance = {"rtol": 8 * EPS[dtype], "atol": 8 * EPS[dtype]}
     np.testing.assert_allclose(value, kink.value, **tolerance)
     for name, gradient in kink.gradients.items():
