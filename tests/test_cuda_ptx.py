@@ -114,6 +114,8 @@ def check(kernel: Kernel, dtype: str, capabilities: tuple = CAPABILITIES) -> Non
         # Where what has no place in the registers lies, or no place that is known when compiling.
         assert not re.search(r"\.local\b", text)
         assert not re.search(r"\bcall", text)
+        # Each access knows what kind of memory it goes to.
+        assert not re.search(r"\b(ld|st)\.(volatile\.)?[busf]\d", text)
         code, log = compiler.link(text, capability)
         assert code.startswith(b"\x7fELF")
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log

@@ -32,13 +32,16 @@ COMPUTED = {
 }
 
 
-def instructions(intrinsic: Callable, types: Any) -> dict[str, Any]:
+def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, Any]:
     """Make the few instructions that Python has no word for.
 
     Parameters
     ----------
     intrinsic, types
         Those of a compiler: Numba's own, or the one for CUDA of the same make.
+    space : int, optional
+        The address space that arrays lie in; CUDA's global memory is 1. Where a compiler can't
+        tell, each access finds out anew.
     """
 
     @intrinsic
@@ -46,7 +49,11 @@ def instructions(intrinsic: Callable, types: Any) -> dict[str, Any]:
         kind = types.CPointer(dtype.dtype)
 
         def codegen(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(kind))
+            pointer = context.get_value_type(kind)
+            if not space:
+                return builder.inttoptr(arguments[0], pointer)
+            there = pointer.pointee.as_pointer(space)
+            return builder.addrspacecast(builder.inttoptr(arguments[0], there), pointer)
 
         return kind(types.int64, dtype), codegen
 

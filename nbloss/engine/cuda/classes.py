@@ -48,11 +48,12 @@ def survey(integers, floats):
     labels = array_at(integers[LABELS_AT], rows, np.int64)
     weights = array_at(integers[LABEL_WEIGHTS], classes if WEIGHTED else 0, STORAGE)
     total = COMPUTED(0.0)
-    first = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
-    for row in range(first, rows, np.int64(cuda.gridDim.x) * THREADS):
+    row = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
+    while row < rows:
         label = labels[row]
         if label != integers[IGNORED] and label >= 0 and label < classes:
             total += widen(weights[label]) if WEIGHTED else COMPUTED(1.0)
+        row += np.int64(cuda.gridDim.x) * THREADS
     total = block_fold(add, total, cuda.shared.array(WARPS, COMPUTED))
     if cuda.threadIdx.x == 0:
         array_at(integers[LEFT], integers[SURVEYORS], COMPUTED)[cuda.blockIdx.x] = total
@@ -103,7 +104,8 @@ def log_sum_exp(scores, step, lane, classes, kept, memory):
 
 def template(integers, floats):
     """Do a number of rows."""
-    samples, classes, places = integers[SAMPLES], integers[CLASSES], integers[PLACES]
+    samples, classes = integers[SAMPLES], integers[CLASSES]
+    places = 1 if DENSE else integers[PLACES]
     sample_step = integers[SAMPLE_STEP]
     step = 1 if DENSE else integers[CLASS_STEP]
     gap = 1 if DENSE else places
@@ -139,12 +141,12 @@ def template(integers, floats):
     lane = cuda.threadIdx.x % LANES
     per_block = THREADS // LANES
     total = zero
-    first = np.int64(cuda.blockIdx.x) * per_block
-    for base in range(first, rows, np.int64(cuda.gridDim.x) * per_block):
+    base = np.int64(cuda.blockIdx.x) * per_block
+    while base < rows:
         row = base + cuda.threadIdx.x // LANES
         there = row < rows
         row = min(row, rows - 1)
-        sample = row // places
+        sample = row if DENSE else row // places
         place = row - sample * places
         at = sample * sample_step + place
         out = sample * classes * places + place
@@ -250,6 +252,7 @@ def template(integers, floats):
             if EACH:
                 values[row] = narrow(result)
             total += result
+        base += np.int64(cuda.gridDim.x) * per_block
     if SUMMED:
         leave(total, integers, value_scale, memory)
 

@@ -36,6 +36,7 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 PACKAGE = "numba.cuda"
 DISTRIBUTION = "numba-cuda"
 FULL_WARP = 0xFFFFFFFF
+GLOBAL = 1  # the address space of a device's memory
 # The functions of CUDA's library are called by Python's names for them; none is a polynomial of
 # ours, which would be slower.
 _lock = threading.RLock()
@@ -198,7 +199,7 @@ SHARED = {"span": memory.span}
 @functools.cache
 def instructions() -> dict[str, Any]:
     """Give the instructions that Python has no word for, for this compiler."""
-    return memory.instructions(part("extending").intrinsic, part("types"))
+    return memory.instructions(part("extending").intrinsic, part("types"), GLOBAL)
 
 
 @functools.cache

@@ -60,9 +60,9 @@ def elements(integers, floats):
     scale = floats[GRADIENT_SCALE]
 
     total = COMPUTED(0.0)
-    first = np.int64(cuda.blockIdx.x) * (THREADS * WIDTH) + cuda.threadIdx.x
-    stride = np.int64(cuda.gridDim.x) * (THREADS * WIDTH)
-    for start in range(first, size, stride):
+    # `range` would count the turns of the loop first, by a division.
+    start = np.int64(cuda.blockIdx.x) * (THREADS * WIDTH) + cuda.threadIdx.x
+    while start < size:
         places = tuple(start + u * THREADS for u in STRIP)
         # All are loaded before any is stored: for all that the compiler knows, a store may change
         # what is loaded after it. Beyond the end the last element is loaded once more.
@@ -79,6 +79,7 @@ def elements(integers, floats):
                 for k in DERIVATIVES:
                     if WANTED[k]:
                         gradients[k][places[u]] = narrow(outputs[1 + k])
+        start += np.int64(cuda.gridDim.x) * (THREADS * WIDTH)
     if SUMMED:
         leave(total, integers, floats[VALUE_SCALE], cuda.shared.array(WARPS, COMPUTED))
 
@@ -99,8 +100,8 @@ def means(integers, floats):
     memory = cuda.shared.array(WARPS, COMPUTED)
     lane = cuda.threadIdx.x % LANES
     per_block = THREADS // LANES
-    first = np.int64(cuda.blockIdx.x) * per_block
-    for base in range(first, rows, np.int64(cuda.gridDim.x) * per_block):
+    base = np.int64(cuda.blockIdx.x) * per_block
+    while base < rows:
         row = base + cuda.threadIdx.x // LANES
         total = COMPUTED(0.0)
         if row < rows:
@@ -112,6 +113,7 @@ def means(integers, floats):
         total = group_fold(add, total, memory)
         if row < rows and lane == 0:
             values[row] = narrow(floats[VALUE_SCALE] * total)
+        base += np.int64(cuda.gridDim.x) * per_block
 
 
 def prepare(request: Request) -> Launch | None:

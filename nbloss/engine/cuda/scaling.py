@@ -19,9 +19,10 @@ def multiply(integers, floats):
     gradient = array_at(integers[GRADIENT], size, STORAGE)
     factor = widen(array_at(integers[FACTOR], 1, STORAGE)[0])
     if factor != COMPUTED(1.0):
-        first = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
-        for place in range(first, size, np.int64(cuda.gridDim.x) * THREADS):
+        place = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
+        while place < size:
             gradient[place] = narrow(widen(gradient[place]) * factor)
+            place += np.int64(cuda.gridDim.x) * THREADS
 
 
 @functools.lru_cache(maxsize=4096)

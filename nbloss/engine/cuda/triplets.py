@@ -112,8 +112,8 @@ def template(integers, floats):
     lane = cuda.threadIdx.x % LANES
     per_block = THREADS // LANES
     total = zero
-    first = np.int64(cuda.blockIdx.x) * per_block
-    for base in range(first, rows, np.int64(cuda.gridDim.x) * per_block):
+    base = np.int64(cuda.blockIdx.x) * per_block
+    while base < rows:
         row = base + cuda.threadIdx.x // LANES
         there = row < rows
         row = min(row, rows - 1)
@@ -233,6 +233,7 @@ def template(integers, floats):
                                 gradients[1][begin + column] = narrow(on_positive)
                             if WANTED[2]:
                                 gradients[2][begin + column] = narrow(on_negative)
+        base += np.int64(cuda.gridDim.x) * per_block
     if SUMMED:
         leave(total, integers, floats[VALUE_SCALE], memory)
 
