@@ -9,12 +9,14 @@ export NBLOSS_CACHE_DIR := $(CURDIR)/build/cache
 # Compiling makes the tests busy; more workers than cores would only wait for each other.
 WORKERS ?= 2
 
-.PHONY: help demo test bench lint types format clean
+.PHONY: help demo test bench test-gpu sanitize-gpu bench-gpu lint types format clean
 
 help:
 	@echo "make demo    train with seven losses of torch.nn and of nbloss.nn; table and figure"
 	@echo "make test    run all tests"
 	@echo "make bench   time all losses beside torch's; report in docs/benchmarks (15 minutes)"
+	@echo "make test-gpu, make sanitize-gpu, make bench-gpu"
+	@echo "             the same on a CUDA device, in an environment of your own: GPU_PYTHON=python3"
 	@echo "make lint    check style and formatting"
 	@echo "make types   check types"
 	@echo "make format  format all files"
@@ -56,6 +58,25 @@ bench: .venv/bench
 	$(BIN)/python -m pytest benchmarks -q -W ignore -p no:cacheprovider \
 		--benchmark-quiet --benchmark-json build/benchmarks.json
 	$(BIN)/python benchmarks/report.py build/benchmarks.json
+
+# On a CUDA device: with a torch that is built for it, in an environment that has this package's
+# requirements, such as `pip install -e ".[bench,cuda13]"`. Its Python is not ours to choose.
+GPU_PYTHON ?= python3
+SANITIZER ?= compute-sanitizer
+
+test-gpu:
+	$(GPU_PYTHON) -m pytest -m cuda tests/test_cuda_device.py
+
+# What the sanitizers are slow at, large input and torch.compile, is left out.
+sanitize-gpu:
+	for tool in memcheck racecheck; do \
+		$(SANITIZER) --tool $$tool --error-exitcode 1 $(GPU_PYTHON) -m pytest -m cuda \
+			tests/test_cuda_device.py -k "cases or kinks or order or any_width or out_of_range" \
+			|| exit 1; \
+	done
+
+bench-gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -19,11 +19,11 @@ from workloads import HALVES, LEARNING, Workload, arrays, moved
 Run = Callable[[int], None]
 
 
-def tensors(workload: Workload) -> dict[str, torch.Tensor]:
+def tensors(workload: Workload, device: str = "cpu") -> dict[str, torch.Tensor]:
     dtype = getattr(torch, workload.dtype)
     made = {}
     for name, value in arrays(workload).items():
-        made[name] = torch.from_numpy(value)
+        made[name] = torch.from_numpy(value).to(device)
         if value.dtype.kind == "f":
             made[name] = made[name].to(dtype)
             wanted = name in LEARNING and workload.part != "forward"
@@ -31,8 +31,8 @@ def tensors(workload: Workload) -> dict[str, torch.Tensor]:
     return made
 
 
-def on_tensors(function: Callable, workload: Workload) -> Run:
-    operands, weight = split(tensors(workload))
+def on_tensors(function: Callable, workload: Workload, device: str = "cpu") -> Run:
+    operands, weight = split(tensors(workload, device))
     leaves = [x for x in (*operands, *weight.values()) if x.requires_grad]
 
     def forward(times: int) -> None:

@@ -23,6 +23,7 @@ from test_losses import FIRST, MATRIX, error, kernels_only, on_tensors  # noqa: 
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # the environment is not ours
     pytest.mark.filterwarnings("ignore:Using a target size"),
 ]
 GB = 1 << 30

@@ -26,6 +26,7 @@ from conftest import forget
 from nbloss.bridge import torch as torch_bridge
 from nbloss.engine import memory
 from nbloss.engine.cuda import compiler, errors, pairs
+from nbloss.primitives import absolute, sign, where
 from test_losses import FIRST, kernels_only, on_tensors, rounded  # noqa: F401 (a fixture)
 
 pytestmark = [
@@ -88,6 +89,34 @@ def test_labels_in_order(
     monkeypatch.setattr(compiler, "_kernels", {})
     forget()
     test_losses.test_tensors(case, "float32", kernels_only)
+    forget()
+
+
+@nbloss.distance
+def canberra(x, y, eps=0.5):
+    """A distance of the user's own, with a constant, a branch and a parameter."""
+    size = absolute(x) + absolute(y) + eps
+    difference = absolute(x - y)
+    slope = where(x > y, 1.0, -1.0) / size
+    share = difference / (size * size)
+    return difference / size, slope - share * sign(x), -slope - share * sign(y)
+
+
+@pytest.mark.parametrize("columns", [5, 40])
+def test_a_distance_of_ones_own(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [torch.randn(3, columns, requires_grad=True) for _ in range(3)]
+
+    def step() -> tuple[torch.Tensor, ...]:
+        value = nbloss.triplet_margin_with_distance_loss(
+            *rows, distance_function=canberra, swap=True, margin=3.0
+        )
+        return value, *torch.autograd.grad(value, rows)
+
+    ours = step()
+    monkeypatch.setattr(torch_bridge, "device", lambda x: None)
+    forget()
+    for found, truth in zip(ours, step(), strict=True):
+        torch.testing.assert_close(found, truth)
     forget()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import gpu
 import report
 import tables
 from markers import insert
@@ -188,3 +189,38 @@ def test_every_aim_has_its_figure() -> None:
 def test_the_data_are_plain_json() -> None:
     data = json.loads(report.DATA.read_text())
     assert not data["machine"]["commit"].endswith("+"), "measured with changes not committed"
+
+
+# --- CUDA devices ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_device() -> dict[str, Any]:
+    """What `gpu.measure` writes down: nbloss three times as fast as both others."""
+
+    def row(workload: Workload) -> dict[str, Any]:
+        seconds = {"eager": [3e-3, 6e-3], "nbloss": [1e-3, 2e-3], "copy": [9e-4, 18e-4]}
+        if workload.loss != "multilabel_margin_loss":
+            seconds["compile"] = [3e-3, 6e-3]
+        return {**vars(workload), "moved": 8, "seconds": seconds}
+
+    names = ("device", "cuda", "python", "torch", "triton", "numba", "numba-cuda", "numpy")
+    return {
+        "machine": {**dict.fromkeys(names, "X"), "commit": "0123", "date": "2026-01-02"},
+        "speed": [row(one.workload) for one in gpu.TARGETS],
+        "tiny": [row(Workload(loss, case, 8, 10)) for loss, case in TYPICAL.items()],
+    }
+
+
+def test_a_devices_page_has_every_workload(on_device: dict[str, Any]) -> None:
+    page = gpu.page(on_device)
+    assert page.count("| yes |") + page.count("| no |") == len(gpu.TARGETS) + len(TYPICAL)
+    huber = next(line for line in page.splitlines() if line.startswith("| `huber_loss` | 4096"))
+    assert "| 3.0× | 3.0× | 90% | 2× / 1.4× / 80% | yes |" in huber
+    many = next(line for line in page.splitlines() if "32 labels" in line)
+    assert "| 3.0× | – | 90% | 20× | no |" in many
+
+
+@pytest.mark.parametrize("path", gpu.reports(), ids=lambda path: path.stem)
+def test_a_devices_page_says_what_was_measured(path: Path) -> None:
+    assert path.with_suffix(".md").read_text() == gpu.page(json.loads(path.read_text()))

@@ -16,6 +16,7 @@ from nbloss.engine.problem import Problem, present
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._functorch.maybe_current_level
 _is_batch = torch._C._functorch.is_legacy_batchedtensor
+is_plain = tensors_bridge.is_plain
 
 
 class Kind(NamedTuple):
@@ -91,7 +92,7 @@ def as_saved(x: Tensor, dtype: torch.dtype, device: torch.device, shape: tuple[i
         raise RuntimeError(
             f"a tensor that was saved with shape {list(shape)} came back with {list(x.shape)}"
         )
-    if x.dtype != dtype or x.device != device or not tensors_bridge.is_plain(x):
+    if x.dtype != dtype or x.device != device or not is_plain(x):
         x = x.to(device, dtype).resolve_neg()
         x = torch.zeros_like(x) if x._is_zerotensor() else x
     return x
@@ -125,7 +126,7 @@ class LossFunction(torch.autograd.Function):
             or _transforms() is not None
             or forward_ad._current_level >= 0
             or _is_batch(upstream)
-            or (kind.problem.reduction == "none" and not tensors_bridge.is_plain(upstream))
+            or ((kind.problem.reduction == "none" or upstream.is_cuda) and not is_plain(upstream))
         ):
             again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
             return (None, *again, *kind.nothing)

@@ -32,7 +32,7 @@ def facts() -> Iterator[tuple[str, str]]:
 
     yield "nbloss", __version__
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
-    for package in ("numba", "llvmlite", "numpy", "torch", "numba-cuda"):
+    for package in ("numba", "llvmlite", "numpy", "torch", "numba-cuda", "cuda-bindings"):
         yield package, version(package)
     yield "Cores", str(os.cpu_count())
     yield "Threads", str(threads.available())
@@ -44,7 +44,7 @@ def facts() -> Iterator[tuple[str, str]]:
     if path is None:
         yield "Cache", "none: no directory that only this user can write"
     else:
-        files = [file for file in path.iterdir() if file.is_file()]
+        files = [file for file in path.rglob("*") if file.is_file()]
         megabytes = sum(file.stat().st_size for file in files) / 1e6
         yield "Cache", f"{path} ({len(files)} files, {megabytes:.1f} MB)"
     yield "CUDA", cuda()
