@@ -24,6 +24,7 @@ from nbloss.bridge import torch as torch_bridge
 from nbloss.engine.cuda import compiler, errors, grid, launch
 from nbloss.engine.cuda.compiler import Kernel
 from nbloss.engine.registry import LOSSES
+from nbloss.primitives import sign
 from test_losses import FIRST
 
 pytestmark = [
@@ -152,3 +153,17 @@ def test_what_is_compiled_is_kept(
     assert compiler.machine_code.__wrapped__(kernel, (9, 0)) == code
     with pytest.raises(TypeError):
         compiler.machine_code.__wrapped__(kernel, (8, 0))
+
+
+@nbloss.distance
+def weighted(x, y, scale=2.0):
+    """A distance of the user's own, whose constants must not make float64 of float32."""
+    difference = x - y
+    return scale * abs(difference), scale * sign(difference), -scale * sign(difference)
+
+
+def test_a_distance_of_ones_own(launched: list[Kernel]) -> None:
+    rows = [torch.randn(3, 5, requires_grad=True) for _ in range(3)]
+    nbloss.triplet_margin_with_distance_loss(*rows, distance_function=weighted).backward()
+    for kernel in dict.fromkeys(launched):
+        check(kernel, "float32")
