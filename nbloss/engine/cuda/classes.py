@@ -38,6 +38,7 @@ from nbloss.engine.patterns.classes import (
     TARGET,
     UPSTREAM_AT,
     WEIGHT,
+    weighed,
 )
 from nbloss.engine.patterns.common import VALUE
 
@@ -216,25 +217,16 @@ def template(integers, floats):
             else:
                 mass = zero
                 for c in range(lane, count, LANES):
-                    share = widen(row_shares[c * gap])
-                    if SMOOTHED:
-                        share = keeping * share + spread
-                    mass += widen(weights[c]) * share if WEIGHTED else share
+                    mass += weighed(widen(row_shares[c * gap]), weights, c, keeping, spread)[0]
                 all_shares = group_fold(add, mass, memory)
                 for start in range(lane, last, LANES * WIDTH):
                     numbers = kept if KEPT else strip_at(row_scores, start, step, count, zero)
                     for u in STRIP:
                         c = start + u * LANES
                         if c < count:
-                            share = widen(row_shares[c * gap])
-                            portion = one
-                            if SMOOTHED:
-                                share = keeping * share + spread
-                                portion = keeping
-                            if WEIGHTED:
-                                by_class = widen(weights[c])
-                                share = by_class * share
-                                portion = by_class * portion
+                            share, portion = weighed(
+                                widen(row_shares[c * gap]), weights, c, keeping, spread
+                            )
                             outputs = loss(numbers[u] - top, normalizer, share, all_shares)
                             value += outputs[0]
                             if WANTED[0]:
@@ -274,7 +266,7 @@ def prepare(request: Request) -> Launch | None:
         request,
         laid,
         share,
-        helpers=(weight_of_all, strip_at, finite, log_sum_exp),
+        helpers=(weight_of_all, strip_at, finite, log_sum_exp, weighed),
         SURVEYED=surveyed,
         UPSTREAM_STEP=upstream_step(request),
         ITEM=item_size(request),

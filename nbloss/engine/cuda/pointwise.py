@@ -7,7 +7,7 @@ from nbloss.engine.cuda.launch import Launch, Stage, item_size, ready, specializ
 from nbloss.engine.launch import FIRST_PARAMETER, GRADIENT_SCALE, VALUE_SCALE, Request
 from nbloss.engine.patterns import pointwise
 from nbloss.engine.patterns.common import VALUE
-from nbloss.engine.patterns.pointwise import COLUMNS, FIRST_OPERAND, ROWS
+from nbloss.engine.patterns.pointwise import COLUMNS, FIRST_OPERAND, ROWS, evaluate
 
 MOST_32 = 1 << 31  # elements whose numbers are divided in 32 bits, which is much quicker
 
@@ -20,23 +20,6 @@ def numbers_at(arrays, outer, inner, columns, place):
         row = np.int64(UNSIGNED(place) // UNSIGNED(columns))
         column = place - row * columns
         return tuple(widen(arrays[k][row * outer[k] + column * inner[k]]) for k in ARRAYS)
-
-
-def evaluate(numbers, parameters, scale):
-    """Give the value of an element, and its derivatives times what they are to be multiplied by."""
-    outputs = loss(*numbers[:OPERANDS], *parameters)
-    value = outputs[0]
-    factor = scale
-    if FROM_ABOVE:
-        factor = scale * numbers[OPERANDS + WEIGHTED]
-    if WEIGHTED:
-        weight = numbers[OPERANDS]
-        value = weight * outputs[0]
-        by_weight = factor * outputs[0]
-        factor = factor * weight
-        return value, *(tuple(factor * outputs[1 + k] for k in FORMULAS)), by_weight
-    else:
-        return value, *(tuple(factor * outputs[1 + k] for k in FORMULAS))
 
 
 def elements(integers, floats):

@@ -29,7 +29,9 @@ from nbloss.engine.patterns.triplets import (
     ROWS,
     SWAP_COLUMNS,
     UPSTREAM_AT,
+    judge,
     pull,
+    pulls,
     within,
 )
 
@@ -130,7 +132,7 @@ def template(integers, floats):
             anchors = load(anchor, lane, inner[0], columns)
             positives = load(positive, lane, inner[1], columns)
             negatives = load(negative, lane, inner[2], columns)
-        near, near_slopes, near_extreme = measure(
+        near, by_near, near_extreme = measure(
             anchor,
             anchors,
             inner[0],
@@ -142,7 +144,7 @@ def template(integers, floats):
             parameters,
             memory,
         )
-        far, far_slopes, far_extreme = measure(
+        far, by_far, far_extreme = measure(
             anchor,
             anchors,
             inner[0],
@@ -154,8 +156,9 @@ def template(integers, floats):
             parameters,
             memory,
         )
+        swapped = far
         if SWAP:
-            swapped, swap_slopes, swap_extreme = measure(
+            swapped, by_swapped, swap_extreme = measure(
                 positive,
                 positives,
                 inner[1],
@@ -167,14 +170,7 @@ def template(integers, floats):
                 parameters,
                 memory,
             )
-            closest, far_part, swap_part = nearer(far, swapped)
-            value, near_slope, far_slope = loss(near, closest, margin)
-            swap_slope = far_slope * swap_part
-            far_slope = far_slope * far_part
-            measured = near + far + swapped
-        else:
-            value, near_slope, far_slope = loss(near, far, margin)
-            measured = near + far
+        value, by_distance, idle = judge(near, far, swapped, margin)
         if there and lane == 0:
             if EACH:
                 values[row] = narrow(value)
@@ -184,17 +180,21 @@ def template(integers, floats):
             if FROM_ABOVE:
                 factor = factor * widen(upstream[row * UPSTREAM_STEP])
             begin = row * columns
-            # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
-            if near_slope == zero and far_slope == zero and measured - measured == zero:
+            if idle:
                 for column in range(lane, columns, LANES):
                     for k in THREE:
                         if WANTED[k]:
                             gradients[k][begin + column] = narrow(zero)
             else:
-                near_slopes = tuple(factor * near_slope * near_slopes[k] for k in SUMS)
-                far_slopes = tuple(factor * far_slope * far_slopes[k] for k in SUMS)
-                if SWAP:
-                    swap_slopes = tuple(factor * swap_slope * swap_slopes[k] for k in SUMS)
+                by_sums = (by_near, by_far, by_swapped) if SWAP else (by_near, by_far)
+                extremes = (
+                    (near_extreme, far_extreme, swap_extreme)
+                    if SWAP
+                    else (near_extreme, far_extreme)
+                )
+                slopes = tuple(
+                    tuple(factor * by_distance[j] * by_sums[j][k] for k in SUMS) for j in DISTANCES
+                )
                 for start in range(lane, lane + 1 if KEPT else columns, LANES * WIDTH):
                     if not KEPT:
                         anchors = load(anchor, start, inner[0], columns)
@@ -203,36 +203,24 @@ def template(integers, floats):
                     for u in STRIP:
                         column = start + u * LANES
                         if column < columns:
-                            near_pull = pull(
-                                terms_of(anchors[u], positives[u], parameters),
-                                near_slopes,
-                                near_extreme,
-                            )
-                            far_pull = pull(
-                                terms_of(anchors[u], negatives[u], parameters),
-                                far_slopes,
-                                far_extreme,
-                            )
-                            if RAGGED:
-                                near_pull = within(column < near_columns, near_pull)
-                                far_pull = within(column < far_columns, far_pull)
-                            on_positive, on_negative = near_pull[1], far_pull[1]
+                            near_terms = terms_of(anchors[u], positives[u], parameters)
+                            far_terms = terms_of(anchors[u], negatives[u], parameters)
+                            terms = (near_terms, far_terms)
                             if SWAP:
-                                swap_pull = pull(
+                                terms = (
+                                    near_terms,
+                                    far_terms,
                                     terms_of(positives[u], negatives[u], parameters),
-                                    swap_slopes,
-                                    swap_extreme,
                                 )
-                                if RAGGED:
-                                    swap_pull = within(column < swap_columns, swap_pull)
-                                on_positive = on_positive + swap_pull[0]
-                                on_negative = on_negative + swap_pull[1]
-                            if WANTED[0]:
-                                gradients[0][begin + column] = narrow(near_pull[0] + far_pull[0])
-                            if WANTED[1]:
-                                gradients[1][begin + column] = narrow(on_positive)
-                            if WANTED[2]:
-                                gradients[2][begin + column] = narrow(on_negative)
+                            inside = (
+                                column < near_columns,
+                                column < far_columns,
+                                column < swap_columns,
+                            )
+                            pulled = pulls(terms, slopes, extremes, inside)
+                            for k in THREE:
+                                if WANTED[k]:
+                                    gradients[k][begin + column] = narrow(pulled[k])
         base += np.int64(cuda.gridDim.x) * per_block
     if SUMMED:
         leave(total, integers, floats[VALUE_SCALE], memory)
@@ -250,7 +238,7 @@ def prepare(request: Request) -> Launch | None:
         request,
         laid,
         share,
-        helpers=(terms_of, load, measure, pull, within),
+        helpers=(terms_of, load, measure, pull, within, judge, pulls),
         START={"sum": 0.0, "max": -np.inf, "min": np.inf}[laid.flags["REDUCE"]],
         UPSTREAM_STEP=upstream_step(request),
         ITEM=item_size(request),

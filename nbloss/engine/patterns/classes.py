@@ -74,6 +74,19 @@ def log_sum_exp(scores, step, classes, length):
     return top, log(COMPUTED(total))
 
 
+def weighed(share, weights, c, kept, spread):
+    """Smooth and weigh a class's share of the target; give with it the derivative by the share."""
+    portion = COMPUTED(1.0)
+    if SMOOTHED:
+        share = kept * share + spread
+        portion = kept
+    if WEIGHTED:
+        weight = widen(weights[c])
+        share = weight * share
+        portion = weight * portion
+    return share, portion
+
+
 def clear(gradient, first, last, classes, places):
     """Fill the gradients of rows with zeros, along the memory."""
     if places == 1:
@@ -203,21 +216,10 @@ def template(integers, floats, chunk):
             else:
                 mass = 0.0
                 for c in range(classes):
-                    share = widen(row_shares[c * gap])
-                    if SMOOTHED:
-                        share = kept * share + spread
-                    mass += widen(weights[c]) * share if WEIGHTED else share
+                    mass += weighed(widen(row_shares[c * gap]), weights, c, kept, spread)[0]
                 all_shares = COMPUTED(mass)
                 for c in range(classes):
-                    share = widen(row_shares[c * gap])
-                    portion = one
-                    if SMOOTHED:
-                        share = kept * share + spread
-                        portion = kept
-                    if WEIGHTED:
-                        weight = widen(weights[c])
-                        share = weight * share
-                        portion = weight * portion
+                    share, portion = weighed(widen(row_shares[c * gap]), weights, c, kept, spread)
                     outputs = loss(widen(row_scores[c * step]) - top, normalizer, share, all_shares)
                     value += outputs[0]
                     if WANTED[0]:
@@ -324,7 +326,7 @@ def prepare(request: Request) -> Launch | None:
         scalars(request),
         request,
         laid,
-        helpers=(log_sum_exp, clear),
+        helpers=(log_sum_exp, clear, weighed),
         rank=rank,
         ranked=ranked,
     )

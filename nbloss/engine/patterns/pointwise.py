@@ -30,6 +30,20 @@ from nbloss.engine.vectors import wide_vectors
 ROWS, COLUMNS, LENGTH, PER_CHUNK, FIRST_OPERAND = range(FIRST_INTEGER, FIRST_INTEGER + 5)
 
 
+def evaluate(numbers, parameters, scale):
+    """Give the value of an element, and its derivatives times all that they are multiplied by."""
+    outputs = loss(*numbers[:OPERANDS], *parameters)
+    factor = scale
+    if FROM_ABOVE:
+        factor = scale * numbers[OPERANDS + WEIGHTED]
+    if WEIGHTED:
+        weight = numbers[OPERANDS]
+        slopes = tuple(factor * weight * outputs[1 + k] for k in FORMULAS)
+        return weight * outputs[0], *slopes, factor * outputs[0]
+    else:
+        return outputs[0], *(tuple(factor * outputs[1 + k] for k in FORMULAS))
+
+
 def template(integers, floats, chunk):
     """Do a number of segments: runs of at most LENGTH elements of one row."""
     wide_vectors()
@@ -76,23 +90,14 @@ def template(integers, floats, chunk):
         total = COMPUTED(0.0)
         for i in range(count):
             numbers = tuple(widen(parts[k][i * inner[k]]) for k in ARRAYS)
-            outputs = loss(*numbers[:OPERANDS], *parameters)
-            value = outputs[0]
-            factor = scale
-            if FROM_ABOVE:
-                factor = scale * numbers[OPERANDS + WEIGHTED]
-            if WEIGHTED:
-                value = numbers[OPERANDS] * outputs[0]
-                if WANTED[LAST]:
-                    slopes[LAST][i] = narrow(factor * outputs[0])
-                factor = factor * numbers[OPERANDS]
+            outputs = evaluate(numbers, parameters, scale)
             if EACH:
-                results[i] = narrow(value)
+                results[i] = narrow(outputs[0])
             if SUMMED:
-                total += value
-            for k in FORMULAS:
+                total += outputs[0]
+            for k in DERIVATIVES:
                 if WANTED[k]:
-                    slopes[k][i] = narrow(factor * outputs[1 + k])
+                    slopes[k][i] = narrow(outputs[1 + k])
         if SUMMED:
             sums[segment] = total
 
@@ -147,7 +152,6 @@ def blocks(request: Request) -> Blocks | None:
             "FIRST_GRADIENT": FIRST_OPERAND + 3 * len(arrays),
             "DERIVATIVES": tuple(range(len(order))),
             "FORMULAS": tuple(range(len(definition.differentiable))),
-            "LAST": len(order) - 1,
             "WANTED": tuple(request.wanted[k] for k in order),
             "PARAMETERS": tuple(range(len(definition.parameters))),
             "WEIGHTED": has_weight,
@@ -164,7 +168,8 @@ def prepare(request: Request) -> Launch | None:
     laid = blocks(request)
     if laid is None:
         return None
-    worker = common.specialize(template, {"loss": request.definition.formula}, request, laid)
+    formulas = {"loss": request.definition.formula}
+    worker = common.specialize(template, formulas, request, laid, helpers=(evaluate,))
     segments = laid.rows * chunks.count(laid.columns, chunks.SEGMENT)
     pieces = chunks.count(segments, laid.integers[PER_CHUNK])
     stage = common.stage(

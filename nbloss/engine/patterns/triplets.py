@@ -107,6 +107,45 @@ def within(inside, pulls):
     return (pulls[0] if inside else zero), (pulls[1] if inside else zero)
 
 
+def judge(near, far, swapped, margin):
+    """Give the value of a row, its slopes by the distances, and whether there is nothing to pull.
+
+    A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
+    """
+    zero = COMPUTED(0.0)
+    if SWAP:
+        closest, far_part, swap_part = nearer(far, swapped)
+        value, near_slope, far_slope = loss(near, closest, margin)
+        measured = near + far + swapped
+        idle = near_slope == zero and far_slope == zero and measured - measured == zero
+        return value, (near_slope, far_slope * far_part, far_slope * swap_part), idle
+    else:
+        value, near_slope, far_slope = loss(near, far, margin)
+        measured = near + far
+        idle = near_slope == zero and far_slope == zero and measured - measured == zero
+        return value, (near_slope, far_slope), idle
+
+
+def pulls(terms, slopes, extremes, inside):
+    """Give what the distances pull at a coordinate of anchor, positive and negative.
+
+    Each argument has a part for the distance to the positive, the one to the negative, and with a
+    swap the one between these.
+    """
+    near = pull(terms[0], slopes[0], extremes[0])
+    far = pull(terms[1], slopes[1], extremes[1])
+    if RAGGED:
+        near = within(inside[0], near)
+        far = within(inside[1], far)
+    if SWAP:
+        swapped = pull(terms[2], slopes[2], extremes[2])
+        if RAGGED:
+            swapped = within(inside[2], swapped)
+        return near[0] + far[0], near[1] + swapped[0], far[1] + swapped[1]
+    else:
+        return near[0] + far[0], near[1], far[1]
+
+
 def template(integers, floats, chunk):
     """Do a number of rows."""
     wide_vectors()
@@ -138,24 +177,18 @@ def template(integers, floats, chunk):
         # Views that start at the row, so that no index can be taken for a negative one, which would
         # be tested for at every column.
         anchor, positive, negative = tuple(arrays[k][row * outer[k] :] for k in THREE)
-        near, near_slopes, near_extreme = measure(
+        near, by_near, near_extreme = measure(
             anchor, inner[0], positive, inner[1], near_columns, length, parameters
         )
-        far, far_slopes, far_extreme = measure(
+        far, by_far, far_extreme = measure(
             anchor, inner[0], negative, inner[2], far_columns, length, parameters
         )
+        swapped = far
         if SWAP:
-            swapped, swap_slopes, swap_extreme = measure(
+            swapped, by_swapped, swap_extreme = measure(
                 positive, inner[1], negative, inner[2], swap_columns, length, parameters
             )
-            closest, far_part, swap_part = nearer(far, swapped)
-            value, near_slope, far_slope = loss(near, closest, margin)
-            swap_slope = far_slope * swap_part
-            far_slope = far_slope * far_part
-            measured = near + far + swapped
-        else:
-            value, near_slope, far_slope = loss(near, far, margin)
-            measured = near + far
+        value, by_distance, idle = judge(near, far, swapped, margin)
         if EACH:
             values[row] = narrow(value)
         total += value
@@ -164,50 +197,38 @@ def template(integers, floats, chunk):
             if FROM_ABOVE:
                 factor = scale * widen(upstream[row])
             begin = row * columns
-            slopes = tuple(gradients[k][begin : begin + columns] for k in THREE)
-            # A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
-            if near_slope == 0.0 and far_slope == 0.0 and measured - measured == 0.0:
+            goals = tuple(gradients[k][begin : begin + columns] for k in THREE)
+            if idle:
                 for i in range(columns):
                     for k in THREE:
                         if WANTED[k]:
-                            slopes[k][i] = narrow(COMPUTED(0.0))
+                            goals[k][i] = narrow(COMPUTED(0.0))
             else:
-                near_slopes = tuple(factor * near_slope * near_slopes[k] for k in SUMS)
-                far_slopes = tuple(factor * far_slope * far_slopes[k] for k in SUMS)
-                if SWAP:
-                    swap_slopes = tuple(factor * swap_slope * swap_slopes[k] for k in SUMS)
+                by_sums = (by_near, by_far, by_swapped) if SWAP else (by_near, by_far)
+                extremes = (
+                    (near_extreme, far_extreme, swap_extreme)
+                    if SWAP
+                    else (near_extreme, far_extreme)
+                )
+                slopes = tuple(
+                    tuple(factor * by_distance[j] * by_sums[j][k] for k in SUMS) for j in DISTANCES
+                )
                 for i in range(columns):
                     at_a, at_p, at_n = i * inner[0], i * inner[1], i * inner[2]
-                    near_pull = pull(
-                        terms_at(anchor, at_a, positive, at_p, parameters),
-                        near_slopes,
-                        near_extreme,
-                    )
-                    far_pull = pull(
-                        terms_at(anchor, at_a, negative, at_n, parameters),
-                        far_slopes,
-                        far_extreme,
-                    )
-                    if RAGGED:
-                        near_pull = within(i < near_columns, near_pull)
-                        far_pull = within(i < far_columns, far_pull)
-                    on_positive, on_negative = near_pull[1], far_pull[1]
+                    near_terms = terms_at(anchor, at_a, positive, at_p, parameters)
+                    far_terms = terms_at(anchor, at_a, negative, at_n, parameters)
+                    terms = (near_terms, far_terms)
                     if SWAP:
-                        swap_pull = pull(
+                        terms = (
+                            near_terms,
+                            far_terms,
                             terms_at(positive, at_p, negative, at_n, parameters),
-                            swap_slopes,
-                            swap_extreme,
                         )
-                        if RAGGED:
-                            swap_pull = within(i < swap_columns, swap_pull)
-                        on_positive = on_positive + swap_pull[0]
-                        on_negative = on_negative + swap_pull[1]
-                    if WANTED[0]:
-                        slopes[0][i] = narrow(near_pull[0] + far_pull[0])
-                    if WANTED[1]:
-                        slopes[1][i] = narrow(on_positive)
-                    if WANTED[2]:
-                        slopes[2][i] = narrow(on_negative)
+                    inside = (i < near_columns, i < far_columns, i < swap_columns)
+                    pulled = pulls(terms, slopes, extremes, inside)
+                    for k in THREE:
+                        if WANTED[k]:
+                            goals[k][i] = narrow(pulled[k])
     if SUMMED:
         sums[chunk] = total
 
@@ -245,6 +266,7 @@ def blocks(request: Request) -> Blocks | None:
         columns,
         {
             "THREE": (0, 1, 2),
+            "DISTANCES": (0, 1, 2) if options.swap else (0, 1),
             "STEPS": common.known_steps(inner),
             "SUMS": tuple(range(distance.sums)),
             "LATER_SUMS": tuple(range(1, distance.sums)),
@@ -284,7 +306,7 @@ def prepare(request: Request) -> Launch | None:
         scalars(request),
         request,
         laid,
-        helpers=(terms_at, measure, pull, within),
+        helpers=(terms_at, measure, pull, within, judge, pulls),
         larger=scalar_math.maximum,
         smaller=scalar_math.minimum,
     )
