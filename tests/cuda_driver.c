@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, INVALID_CONTEXT = 201, MAJOR = 75, MINOR = 76, INTEGERS = 64, FLOATS = 8 };
+enum { SUCCESS = 0, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, MAJOR = 75, MINOR = 76, INTEGERS = 64, FLOATS = 8 };
 static int current = 0;
 
 int cuInit(unsigned flags) { return SUCCESS; }
@@ -31,6 +31,8 @@ int cuCtxSetCurrent(void *context)
 
 int cuMemHostAlloc(void **memory, size_t size, unsigned flags)
 {
+    if (!current)
+        return INVALID_CONTEXT;
     *memory = malloc(size);
     printf("host %zu %u\n", size, flags);
     return SUCCESS;
@@ -39,7 +41,9 @@ int cuMemHostAlloc(void **memory, size_t size, unsigned flags)
 int cuLibraryLoadData(void **library, const void *code, void *options, void **values,
                       unsigned count, void *more, void **others, unsigned further)
 {
-    printf("load %d\n", memcmp(code, "\x7f" "ELF", 4) == 0);
+    if (memcmp(code, "\x7f" "ELF", 4) != 0)
+        return INVALID_IMAGE;
+    puts("load");
     *library = &current;
     return SUCCESS;
 }

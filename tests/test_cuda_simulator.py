@@ -8,6 +8,7 @@ driver. It has to be asked for before Numba is imported, as `make test` does::
 """
 
 import contextlib
+import ctypes
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -154,6 +155,29 @@ def test_the_next_call_tells_of_a_label_out_of_range(loss: str, reduction: str) 
             nbloss.huber_loss(torch.zeros(2), torch.ones(2))
 
 
+def test_all_are_told_that_left_word() -> None:
+    nbloss.nll_loss(torch.zeros(1, 4), torch.tensor([4]))
+    words = errors.memory(0)
+    nll, cross_entropy = (
+        (errors.places(loss, 0)[0] - ctypes.addressof(words)) // 8
+        for loss in ("nll_loss", "cross_entropy")
+    )
+    assert (words[nll], words[nll + 1]) == (1, 4)
+    words[cross_entropy], words[cross_entropy + 1] = 1, 77
+    with pytest.raises(IndexError, match="Target") as raised:
+        errors.raise_found()
+    told = str(raised.value) + "".join(raised.value.__notes__)
+    assert "nll_loss(): Target 4" in told
+    assert "cross_entropy(): Target 77" in told
+    errors.raise_found()
+
+
+def test_labels_of_no_classes() -> None:
+    nbloss.cross_entropy(torch.zeros(2, 0), torch.zeros(2, dtype=torch.int64), reduction="sum")
+    with pytest.raises(IndexError, match="Target 0"):
+        errors.raise_found()
+
+
 def test_in_blocking_mode_the_call_itself_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "BLOCKING", True)
     with pytest.raises(IndexError, match="Target 4 is out of bounds"):
@@ -171,6 +195,31 @@ def test_backward_twice_and_by_any_number() -> None:
     (theirs,) = torch.autograd.grad(3 * torch.nn.functional.huber_loss(x, y), x)
     torch.testing.assert_close(once, theirs)
     torch.testing.assert_close(again, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_number_from_above_whose_sign_is_a_bit(dtype: torch.dtype) -> None:
+    x, y = torch.randn(3, 5, dtype=dtype, requires_grad=True), torch.randn(3, 5, dtype=dtype)
+    upstream = torch._neg_view(torch.ones((), dtype=dtype))
+    (ours,) = torch.autograd.grad(nbloss.huber_loss(x, y), x, upstream)
+    (theirs,) = torch.autograd.grad(torch.nn.functional.huber_loss(x, y), x, upstream)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_label_far_off_costs_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEARCHING", "SORTING"):
+        monkeypatch.setattr(pairs, name, 0)
+    monkeypatch.setattr(compiler, "_kernels", {})
+    forget()
+    scores, labels = torch.rand(1, 30), torch.full((1, 30), -1)
+    labels[0, :20] = torch.arange(20)
+    for far in (-1e4, 1e4):
+        scores[0, 7] = far
+        truth = torch.nn.functional.multilabel_margin_loss(scores.double(), labels)
+        torch.testing.assert_close(
+            nbloss.multilabel_margin_loss(scores, labels).double(), truth, rtol=1e-6, atol=0
+        )
+    forget()
 
 
 def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +403,15 @@ def test_arrays_of_others_by_dlpack(cupy: ModuleType) -> None:
     assert gradient.array.tolist() == [-0.25, 0.5]
     with pytest.raises(TypeError, match="target must be an array on the CUDA device, like the"):
         nbloss.huber_loss(x, np.zeros(2, np.float32))
+
+
+def test_arrays_of_two_devices(cupy: ModuleType) -> None:
+    class Elsewhere(Array):
+        device = SimpleNamespace(id=1)
+
+    x = cupy.asarray(np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match=r"on one device, got \[0, 1\]"):
+        nbloss.huber_loss(x, x.view(Elsewhere))
 
 
 def test_arrays_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:

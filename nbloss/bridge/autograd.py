@@ -126,7 +126,10 @@ class LossFunction(torch.autograd.Function):
             or _transforms() is not None
             or forward_ad._current_level >= 0
             or _is_batch(upstream)
-            or ((kind.problem.reduction == "none" or upstream.is_cuda) and not is_plain(upstream))
+            or (
+                (kind.problem.reduction == "none" or tensors_bridge.device(upstream) is not None)
+                and not is_plain(upstream)
+            )
         ):
             again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
             return (None, *again, *kind.nothing)

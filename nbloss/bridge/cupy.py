@@ -12,6 +12,7 @@ import numpy as np
 from nbloss.bridge import arrays
 from nbloss.bridge import numpy as host
 from nbloss.bridge.arrays import distance, is_floating, measured
+from nbloss.engine.problem import Problem, present
 
 __all__ = ["distance", "is_floating", "measured"]
 THIS = sys.modules[__name__]
@@ -36,15 +37,17 @@ def contiguous(x: Any) -> Any:
 
 
 def empty(shape: tuple[int, ...], like: Any) -> Any:
-    return cupy.empty(shape, like.dtype)
+    with current(like):
+        return cupy.empty(shape, like.dtype)
 
 
 def empty_like(x: Any) -> Any:
-    return cupy.empty(x.shape, x.dtype)
+    return empty(x.shape, x)
 
 
 def ones_like(x: Any) -> Any:
-    return cupy.ones(x.shape, x.dtype)
+    with current(x):
+        return cupy.ones(x.shape, x.dtype)
 
 
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
@@ -58,11 +61,12 @@ def expand(operands: tuple, shape: tuple[int, ...]) -> tuple:
 
 def scratch(size: int, like: Any) -> Any:
     """Bytes of memory of a device to work in; whoever takes them next waits on the same stream."""
-    return cupy.empty(size, np.uint8)
+    with current(like):
+        return cupy.empty(size, np.uint8)
 
 
 def stream(x: Any) -> int:
-    """The stream that CuPy uses at this moment."""
+    """The stream that CuPy uses at this moment on the device that is current."""
     return cupy.cuda.get_current_stream().ptr
 
 
@@ -104,6 +108,15 @@ def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Any
 def class_weight(loss: str, weight: Any, like: Any) -> Any:
     """Take the weights of classes, which must have the input's type."""
     return contiguous(arrays.class_weight(array, loss, weight, like))
+
+
+def on_one_device(problem: Problem) -> Problem:
+    """Check that the arrays of a problem lie together."""
+    numbers = {device(x) for x in (*problem.operands, *present(problem.constants))}
+    if len(numbers) > 1:
+        loss = problem.definition.name
+        raise ValueError(f"{loss}(): all arrays must be on one device, got {sorted(numbers)}")
+    return problem
 
 
 def as_given(x: Any, like: Any) -> Any:

@@ -160,6 +160,11 @@ def item(x: np.ndarray, index: int) -> int:
     return int(x.reshape(-1)[index])
 
 
+def on_one_device(problem: Problem) -> Problem:
+    """Check that the arrays of a problem lie together: these always do."""
+    return problem
+
+
 def as_given(x: np.ndarray, like: Any) -> Any:
     """Give a result as an array of the library that an argument is of: always NumPy's."""
     return x
@@ -213,6 +218,6 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
 def built(xp: Any, function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
     """Check the arguments of a public function; raise what is wrong with them."""
     try:
-        return function.build(xp, *arguments, **named)
+        return xp.on_one_device(function.build(xp, *arguments, **named))
     except Unserved as refusal:
         raise refusal.error from None

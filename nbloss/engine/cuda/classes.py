@@ -120,7 +120,7 @@ def template(integers, floats):
     weights = array_at(integers[WEIGHT], classes if WEIGHTED else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
     upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
-    memory = cuda.shared.array(WARPS, COMPUTED)
+    memory = cuda.shared.array(SLOTS, COMPUTED)
     zero, one = COMPUTED(0.0), COMPUTED(1.0)
     scale = floats[GRADIENT_SCALE]
     value_scale = floats[VALUE_SCALE]
@@ -139,12 +139,11 @@ def template(integers, floats):
             whole += widen(weights[c]) if WEIGHTED else one
         whole = spread * block_fold(add, whole, memory)
 
-    lane = cuda.threadIdx.x % LANES
-    per_block = THREADS // LANES
+    lane, row_of_block = lane_and_row()
     total = zero
-    base = np.int64(cuda.blockIdx.x) * per_block
+    base = np.int64(cuda.blockIdx.x) * ROWS_OF_BLOCK
     while base < rows:
-        row = base + cuda.threadIdx.x // LANES
+        row = base + row_of_block
         there = row < rows
         row = min(row, rows - 1)
         sample = row if DENSE else row // places
@@ -152,7 +151,7 @@ def template(integers, floats):
         at = sample * sample_step + place
         out = sample * classes * places + place
         label = labels[row] if LABELS else 0
-        ignored = classes == 0 or (LABELS and label == integers[IGNORED])
+        ignored = label == integers[IGNORED] if LABELS else classes == 0
         usable = there and not ignored and label >= 0 and label < classes
         # A label out of range touches nothing, and makes its row NaN.
         nothing = zero if ignored else COMPUTED(np.nan)
@@ -244,7 +243,7 @@ def template(integers, floats):
             if EACH:
                 values[row] = narrow(result)
             total += result
-        base += np.int64(cuda.gridDim.x) * per_block
+        base += np.int64(cuda.gridDim.x) * ROWS_OF_BLOCK
     if SUMMED:
         leave(total, integers, value_scale, memory)
 
@@ -255,8 +254,9 @@ def prepare(request: Request) -> Launch | None:
     if laid is None:
         return None
     labels, has_weight = request.constants
-    places = laid.integers[PLACES]
-    share = grid.share(laid.columns, across=places > 1)
+    share = grid.share(laid.columns)
+    if laid.integers[PLACES] > 1 or laid.integers[CLASS_STEP] > laid.integers[SAMPLE_STEP]:
+        share = grid.share_across(laid.rows, laid.columns)
     if laid.flags["PICKED"] and not any(request.wanted):
         share = grid.share(1)
     surveyed = labels and request.reduction == "mean"

@@ -137,6 +137,10 @@ def function(kernel: Kernel) -> Callable:
         "narrow": narrow(dtype),
         "THREADS": kernel.threads,
     }
+    for template in (kernel.template, *kernel.helpers):
+        own = {x: template.__globals__[x] for x in binding.global_names(template)}
+        clash = [x for x, mine in own.items() if names.get(x, mine) != mine]
+        assert not clash, f"{template.__name__} has something of its own by these names: {clash}"
     suffix = kernel.name.rsplit("_", 1)[-1]
     return binding.specialize(
         kernel.template,
@@ -258,7 +262,13 @@ def standing_in(capability: tuple[int, int]) -> Iterator[None]:
     class Device:
         compute_capability = capability
 
-    with mock.patch.object(part("dispatcher"), "get_current_device", Device):
+    module, asking = part("dispatcher"), threading.get_ident()
+    real = module.get_current_device
+
+    def current() -> Any:
+        return Device if threading.get_ident() == asking else real()
+
+    with mock.patch.object(module, "get_current_device", current):
         yield
 
 
@@ -304,11 +314,10 @@ def link(text: str, capability: tuple[int, int]) -> tuple[bytes, str]:
     return bytes(code), log.decode(errors="replace")
 
 
-@functools.cache
-def machine_code(kernel: Kernel, capability: tuple[int, int]) -> bytes:
-    """Compile a kernel for a compute capability, or take it from the disk."""
+def machine_code(kernel: Kernel, capability: tuple[int, int], afresh: bool = False) -> bytes:
+    """Compile a kernel for a compute capability, or take it from the disk if it need not be new."""
     path = _path(kernel, capability)
-    if path is not None:
+    if path is not None and not afresh:
         with contextlib.suppress(OSError):
             return path.read_bytes()
     code, _ = link(ptx(kernel, capability), capability)
@@ -325,7 +334,9 @@ def _path(kernel: Kernel, capability: tuple[int, int]) -> Path | None:
     directory = cache.directory()
     if directory is None:
         return None
-    made_by = binding.digest(cache.source_digest(), importlib.metadata.version(DISTRIBUTION))
+    toolkit = importlib.import_module("cuda.bindings.nvjitlink").version()
+    version = importlib.metadata.version(DISTRIBUTION)
+    made_by = binding.digest(cache.source_digest(), version, toolkit)
     return (
         directory / f"cuda-{made_by[:12]}" / f"{kernel.name}-{capability[0]}{capability[1]}.cubin"
     )

@@ -55,7 +55,11 @@ def loaded(kernel: Kernel, capability: tuple[int, int]) -> Any:
     """Load a kernel; it runs on every device of the compute capability."""
     driver = api()
     code = compiler.machine_code(kernel, capability)
-    library = checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
+    result = driver.cuLibraryLoadData(code, [], [], 0, [], [], 0)
+    if int(result[0]):  # a file cut short, say: compile again
+        code = compiler.machine_code(kernel, capability, afresh=True)
+        result = driver.cuLibraryLoadData(code, [], [], 0, [], [], 0)
+    library = checked(result)
     found = checked(driver.cuLibraryGetKernel(library, kernel.name.encode()))
     return driver.CUfunction(int(found))
 
@@ -87,12 +91,19 @@ def launch(kernel: Kernel, blocks: int, index: int, stream: int) -> None:
     driver = api()
     function = loaded(kernel, capability(index))
     arguments = (function, blocks, 1, 1, kernel.threads, 1, 1, 0, stream, parameters.address, 0)
-    (error,) = driver.cuLaunchKernel(*arguments)
-    if error == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:
-        # A thread that has not yet done anything with CUDA has no context.
+    in_context(index, driver.cuLaunchKernel, *arguments)
+
+
+def in_context(index: int, function: Any, *arguments: Any) -> Any:
+    """Call a function of the driver that needs a context.
+
+    A thread that has not yet done anything with CUDA has none.
+    """
+    result = function(*arguments)
+    if result[0] == api().CUresult.CUDA_ERROR_INVALID_CONTEXT:
         make_current(index)
-        (error,) = driver.cuLaunchKernel(*arguments)
-    checked((error,))
+        result = function(*arguments)
+    return checked(result)
 
 
 def make_current(index: int) -> None:
@@ -108,14 +119,17 @@ def synchronize(stream: int) -> None:
         checked(api().cuStreamSynchronize(stream))
 
 
-def host_memory(size: int) -> int:
-    """Allocate zeroed memory of the host that all devices can write to; give its address."""
+def host_memory(size: int, index: int) -> int:
+    """Allocate zeroed memory of the host that all devices can write to; give its address.
+
+    The device of this number is the one that the thread is about to use.
+    """
     if SIMULATED:
         _kept.append(np.zeros(size, np.uint8))
         return int(_kept[-1].ctypes.data)
     driver = api()
     flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
-    address = int(checked(driver.cuMemHostAlloc(size, flags)))
+    address = int(in_context(index, driver.cuMemHostAlloc, size, flags))
     ctypes.memset(address, 0, size)
     return address
 

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import importlib
 import os
+import threading
 
 from nbloss.engine.cuda import driver
 from nbloss.engine.registry import LOSSES
@@ -17,47 +18,60 @@ PAIR = 2
 # torch's own switch for those who look for the source of an error: each call waits for its end.
 BLOCKING = os.environ.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0")
 
+_lock = threading.RLock()
 _losses: list[str] = []
+_words: list[ctypes.Array] = []
+
+
+def memory(index: int) -> ctypes.Array:
+    """The words, in memory of the host that all devices write to; a device has to be at hand."""
+    with _lock:
+        if not _words:
+            _words.append(
+                (ctypes.c_int64 * WORDS).from_address(driver.host_memory(8 * WORDS, index))
+            )
+        return _words[0]
 
 
 @functools.cache
-def memory() -> ctypes.Array:
-    """The words, in memory of the host that all devices write to."""
-    return (ctypes.c_int64 * WORDS).from_address(driver.host_memory(8 * WORDS))
+def places(loss: str, index: int) -> tuple[int, int]:
+    """Addresses of a loss's words, and of the word that says that there is something.
 
-
-def seen() -> int:
-    """Address of the word that says that there is something."""
-    return ctypes.addressof(memory())
-
-
-@functools.cache
-def place(loss: str) -> int:
-    """Address of a loss's words: whether there is something, and the label."""
-    if 1 + PAIR * len(_losses) + PAIR > WORDS:
-        return place(_losses[-1])
-    _losses.append(loss)
-    return seen() + 8 * (1 + PAIR * (len(_losses) - 1))
+    A loss's words are whether there is something, and the label.
+    """
+    with _lock:
+        if loss not in _losses and 1 + PAIR * (len(_losses) + 1) <= WORDS:
+            _losses.append(loss)
+        number = _losses.index(loss) if loss in _losses else len(_losses) - 1
+        seen = ctypes.addressof(memory(index))
+        return seen + 8 * (1 + PAIR * number), seen
 
 
 def raise_found() -> None:
-    """Raise what a kernel left word of, and forget it.
+    """Raise what kernels left word of, and forget it.
 
     Raises
     ------
     IndexError, RuntimeError
-        The same that a call on the processor ends in; it names the loss and the label.
+        The same that a call on the processor ends in; it names the loss and the label. What others
+        left is told along with it.
     """
-    words = memory()
-    if not words[0]:
+    if not _words or not _words[0][0]:
         return
-    words[0] = 0
-    for number, loss in enumerate(_losses):
-        at = 1 + PAIR * number
-        if words[at]:
-            words[at] = 0
-            pattern = LOSSES[loss].pattern
-            error = importlib.import_module(f"nbloss.engine.patterns.{pattern}").out_of_range(
-                words[at + 1]
-            )
-            raise type(error)(f"{loss}(): {error} An earlier call on the device met it.")
+    words = _words[0]
+    found = []
+    with _lock:
+        words[0] = 0
+        for number, loss in enumerate(_losses):
+            at = 1 + PAIR * number
+            if words[at]:
+                words[at] = 0
+                pattern = importlib.import_module(f"nbloss.engine.patterns.{LOSSES[loss].pattern}")
+                error = pattern.out_of_range(words[at + 1])
+                text = f"{loss}(): {error} An earlier call on the device met it."
+                found.append(type(error)(text))
+    if found:
+        first, *others = found
+        for other in others:
+            first.add_note(str(other))
+        raise first

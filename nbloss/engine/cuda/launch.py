@@ -75,15 +75,18 @@ class Launch:
         """
         errors.raise_found()
         first = arrays[0]
-        index, stream = xp.device(first), xp.stream(first)
-        addresses = [xp.address(x) for x in arrays]
-        if self.scratch:
-            scratch = xp.scratch(self.scratch, first)
-            addresses.append(xp.address(scratch))
-        words = driver.parameters.words
-        words[:] = self.words
-        words[self.places] = np.array(addresses)[self.sources] + self.offsets
+        index = xp.device(first)
         with xp.current(first):
+            stream = xp.stream(first)
+            addresses = [xp.address(x) for x in arrays]
+            if self.scratch:
+                scratch = xp.scratch(self.scratch, first)
+                addresses.append(xp.address(scratch))
+            words = driver.parameters.words
+            words[:] = self.words
+            words[self.places] = np.array(addresses)[self.sources] + self.offsets
+            if self.loss:
+                words[ERRORS], words[SEEN] = errors.places(self.loss, index)
             for kernel, blocks in self.stages:
                 driver.launch(kernel, blocks, index, stream)
             if errors.BLOCKING and not xp.is_capturing():
@@ -117,7 +120,7 @@ def specialize(
         request.dtype,
         share.threads,
         (*groups.FOLDS, groups.report, leave, *helpers),
-        **groups.flags(grid.WARP, share.threads, share.lanes),
+        **groups.flags(grid.WARP, share.threads, share.lanes, share.across),
         **common.uses(request, laid),
         STRIP=tuple(range(share.strip)),
         WIDTH=share.strip,
@@ -172,8 +175,8 @@ def ready(
         surveyors,
         At(SCRATCH, 0) if memory else 0,
         *labels,
-        errors.place(request.definition.name),
-        errors.seen(),
+        0,
+        0,
     )
     words = np.zeros(PARAMETERS, np.int64)
     words[:INTEGERS] = [0 if isinstance(x, At) else x for x in block]

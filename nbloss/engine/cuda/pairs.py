@@ -35,12 +35,12 @@ from nbloss.engine.patterns.pairs import (
     UPSTREAM_AT,
 )
 
-THREADS = grid.THREADS
+MOST_THREADS = grid.THREADS
 # What it costs to have the labels in order, in pairs: for each class and each bit of the number of
 # labels; for each pair of bounds and each step of the sort, which takes as long as some of them.
 SEARCHING = 2
 SORTING = 1
-WAITING = 4 * THREADS
+WAITING = 4 * MOST_THREADS
 SHARED = 40 << 10  # bytes of shared memory, of the 48 kB that every device has, for a row
 MOST_MEMORY = 1 << 28  # bytes of other memory, for all blocks
 
@@ -187,7 +187,9 @@ def by_order(
             bound = -hinge(widen(score[labels[begin + t] * step]))
         bounds[t] = bound
     sort(bounds, 2 * half)
-    origin = bounds[0]
+    # Numbers count from the middle, so that there is little to lose in their differences. What one
+    # label far off the others costs is as large as the number itself.
+    origin = bounds[count // 2]
     for t in range(thread, count + 1, THREADS):
         # The sum of the bounds before each.
         sums[t] = bounds[t - 1] - origin if t > 0 else zero
@@ -200,8 +202,8 @@ def by_order(
         if times[c] == 0:
             number = widen(score[c * step])
             exceeded = below(bounds, half, number)
-            excess = number - origin
-            value += COMPUTED(exceeded) * (excess if excess > zero else zero) - sums[exceeded]
+            if exceeded > 0:  # or the number may be infinite
+                value += COMPUTED(exceeded) * (number - origin) - sums[exceeded]
             if WANTED:
                 count_up(met, exceeded)
                 gradient[begin + c] = narrow(factor * COMPUTED(exceeded))
@@ -328,12 +330,15 @@ def prepare(request: Request) -> Launch | None:
     itemsize = np.dtype(COMPUTING[request.dtype]).itemsize
     local = (2 * size + 1) * (itemsize + 4) <= SHARED
     memory = 0 if local else 8 * (4 * size + 2)
+    threads = grid.WARP
+    while threads < min(laid.columns, MOST_THREADS):
+        threads *= 2
     kernel = specialize(
         template,
         pairs.scalars(request),
         request,
         laid,
-        grid.Share(THREADS, THREADS, 1, False),
+        grid.Share(threads, threads, 1, False),
         helpers=(
             count_up,
             first_outside,

@@ -81,11 +81,10 @@ def means(integers, floats):
     values = array_at(integers[VALUE], rows, STORAGE)
     parameters = tuple(floats[FIRST_PARAMETER + k] for k in PARAMETERS)
     memory = cuda.shared.array(WARPS, COMPUTED)
-    lane = cuda.threadIdx.x % LANES
-    per_block = THREADS // LANES
-    base = np.int64(cuda.blockIdx.x) * per_block
+    lane, row_of_block = lane_and_row()
+    base = np.int64(cuda.blockIdx.x) * ROWS_OF_BLOCK
     while base < rows:
-        row = base + cuda.threadIdx.x // LANES
+        row = base + row_of_block
         total = COMPUTED(0.0)
         if row < rows:
             for column in range(lane, columns, LANES):
@@ -96,7 +95,7 @@ def means(integers, floats):
         total = group_fold(add, total, memory)
         if row < rows and lane == 0:
             values[row] = narrow(floats[VALUE_SCALE] * total)
-        base += np.int64(cuda.gridDim.x) * per_block
+        base += np.int64(cuda.gridDim.x) * ROWS_OF_BLOCK
 
 
 def prepare(request: Request) -> Launch | None:

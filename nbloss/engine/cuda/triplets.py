@@ -111,12 +111,11 @@ def template(integers, floats):
     memory = cuda.shared.array(WARPS, COMPUTED)
     zero = COMPUTED(0.0)
 
-    lane = cuda.threadIdx.x % LANES
-    per_block = THREADS // LANES
+    lane, row_of_block = lane_and_row()
     total = zero
-    base = np.int64(cuda.blockIdx.x) * per_block
+    base = np.int64(cuda.blockIdx.x) * ROWS_OF_BLOCK
     while base < rows:
-        row = base + cuda.threadIdx.x // LANES
+        row = base + row_of_block
         there = row < rows
         row = min(row, rows - 1)
         anchor, positive, negative = tuple(
@@ -205,13 +204,12 @@ def template(integers, floats):
                         if column < columns:
                             near_terms = terms_of(anchors[u], positives[u], parameters)
                             far_terms = terms_of(anchors[u], negatives[u], parameters)
-                            terms = (near_terms, far_terms)
-                            if SWAP:
-                                terms = (
-                                    near_terms,
-                                    far_terms,
-                                    terms_of(positives[u], negatives[u], parameters),
-                                )
+                            swap_terms = (
+                                terms_of(positives[u], negatives[u], parameters)
+                                if SWAP
+                                else far_terms
+                            )
+                            terms = (near_terms, far_terms, swap_terms)
                             inside = (
                                 column < near_columns,
                                 column < far_columns,
@@ -221,7 +219,7 @@ def template(integers, floats):
                             for k in THREE:
                                 if WANTED[k]:
                                     gradients[k][begin + column] = narrow(pulled[k])
-        base += np.int64(cuda.gridDim.x) * per_block
+        base += np.int64(cuda.gridDim.x) * ROWS_OF_BLOCK
     if SUMMED:
         leave(total, integers, floats[VALUE_SCALE], memory)
 

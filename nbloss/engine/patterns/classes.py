@@ -144,10 +144,10 @@ def template(integers, floats, chunk):
     whole = zero
     if SMOOTHED and LABELS:
         # Each class's part of the smoothing, and all of them together.
-        weighed = 0.0
+        weight_sum = 0.0
         for c in range(classes):
-            weighed += widen(weights[c]) if WEIGHTED else one
-        whole = COMPUTED(weighed) * spread
+            weight_sum += widen(weights[c]) if WEIGHTED else one
+        whole = COMPUTED(weight_sum) * spread
 
     first = chunk * integers[PER_CHUNK]
     last = min(rows, first + integers[PER_CHUNK])

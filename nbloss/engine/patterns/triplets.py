@@ -217,13 +217,10 @@ def template(integers, floats, chunk):
                     at_a, at_p, at_n = i * inner[0], i * inner[1], i * inner[2]
                     near_terms = terms_at(anchor, at_a, positive, at_p, parameters)
                     far_terms = terms_at(anchor, at_a, negative, at_n, parameters)
-                    terms = (near_terms, far_terms)
-                    if SWAP:
-                        terms = (
-                            near_terms,
-                            far_terms,
-                            terms_at(positive, at_p, negative, at_n, parameters),
-                        )
+                    swap_terms = (
+                        terms_at(positive, at_p, negative, at_n, parameters) if SWAP else far_terms
+                    )
+                    terms = (near_terms, far_terms, swap_terms)
                     inside = (i < near_columns, i < far_columns, i < swap_columns)
                     pulled = pulls(terms, slopes, extremes, inside)
                     for k in THREE:
