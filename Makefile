@@ -9,11 +9,12 @@ export NBLOSS_CACHE_DIR := $(CURDIR)/build/cache
 # Compiling makes the tests busy; more workers than cores would only wait for each other.
 WORKERS ?= 2
 
-.PHONY: help demo test bench test-gpu sanitize-gpu bench-gpu lint types format clean
+.PHONY: help demo test docs bench test-gpu sanitize-gpu bench-gpu lint types format clean
 
 help:
 	@echo "make demo    train with seven losses of torch.nn and of nbloss.nn; table and figure"
 	@echo "make test    run all tests"
+	@echo "make docs    build the site into build/docs"
 	@echo "make bench   time all losses beside torch's; report in docs/benchmarks (15 minutes)"
 	@echo "make test-gpu, make sanitize-gpu, make bench-gpu"
 	@echo "             the same on a CUDA device, in an environment of your own: GPU_PYTHON=python3"
@@ -36,6 +37,10 @@ help:
 	$(PIP) --editable ".[dev]"
 	@touch $@
 
+.venv/docs: .venv/torch pyproject.toml
+	$(PIP) --editable ".[docs]"
+	@touch $@
+
 .venv/bench: .venv/torch pyproject.toml
 	$(PIP) --editable ".[bench]"
 	@touch $@
@@ -51,6 +56,11 @@ test: .venv/dev
 		--numprocesses $(WORKERS) --dist worksteal
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_definitions.py \
 		--cov nbloss/losses --cov-fail-under 100
+
+# Warnings are errors. The gallery's pages are run.
+docs: .venv/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/docs
+	@echo "The site is in build/docs/index.html."
 
 # Compilers warn of what does not concern the times.
 bench: .venv/bench
@@ -90,4 +100,4 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/losses docs/auto_examples .venv build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

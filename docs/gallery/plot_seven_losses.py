@@ -11,17 +11,17 @@ two learning curves have to lie on top of each other, down to the rounding of 32
 On the way the page shows what each loss is *for*: what its target looks like, what the network has
 to put out, and which number tells whether the result is any good.
 
-================================ ===================================== ==========================
-Loss                             The question that it asks             The data
-================================ ===================================== ==========================
-``NLLLoss``                      Which of the ten digits is it?        handwritten digits
-``MultiLabelSoftMarginLoss``     Is this segment lit: yes or no?       digits on a display
-``MultiLabelMarginLoss``         Which segments come before which?     digits on a display
-``HuberLoss``                    How far has the disease progressed?   diabetes patients
-``MarginRankingLoss``            Whose disease progressed further?     pairs of patients
-``TripletMarginLoss``            Which two of three belong together?   triplets of digits
-``TripletMarginWithDistanceLoss`` The same, judged by the angle        triplets of digits
-================================ ===================================== ==========================
+================================= ===================================== ==========================
+Loss                              The question that it asks             The data
+================================= ===================================== ==========================
+``NLLLoss``                       Which of the ten digits is it?        handwritten digits
+``MultiLabelSoftMarginLoss``      Is this segment lit: yes or no?       digits on a display
+``MultiLabelMarginLoss``          Which segments come before which?     digits on a display
+``HuberLoss``                     How far has the disease progressed?   diabetes patients
+``MarginRankingLoss``             Whose disease progressed further?     pairs of patients
+``TripletMarginLoss``             Which two of three belong together?   triplets of digits
+``TripletMarginWithDistanceLoss`` The same, judged by the angle         triplets of digits
+================================= ===================================== ==========================
 
 Both data sets ship with scikit-learn, so nothing is downloaded, and the whole page runs in well
 under a minute on two cores. As a script it takes the place for its figure, and it ends with

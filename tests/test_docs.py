@@ -1,0 +1,63 @@
+"""The documentation: every public name has a page, and every sample on the pages runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nbloss
+from nbloss.engine.registry import LOSSES
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+GUIDES = [DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
+
+
+def blocks(text: str) -> list[str]:
+    """The Python of a page; what is shown and not run is marked in another way."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run(text: str) -> None:
+    """Run a page's samples one after the other, in a process of its own."""
+    script = "\n".join(blocks(text))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_samples_of_the_guides_run(page: Path) -> None:
+    text = page.read_text()
+    if blocks(text):
+        run(text)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_samples_of_a_losss_page_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import loss_pages
+
+    text = loss_pages.page(LOSSES[name])
+    assert len(blocks(text)) == 3
+    exec("\n".join(blocks(text)), {})
+
+
+def test_every_public_name_has_a_place() -> None:
+    text = "".join(
+        page.read_text() for page in DOCS.rglob("*.md") if "auto_examples" not in page.parts
+    )
+    for name in nbloss.__all__:
+        if name not in LOSSES:  # these have a page each
+            assert re.search(
+                rf"\bnbloss\.{name}\b|autofunction:: {name}\b|autoclass:: {name}\b", text
+            ), name
+
+
+def test_links_lead_somewhere() -> None:
+    """Links from page to page; made pages are those of the losses and the gallery."""
+    pages = [*GUIDES, DOCS / "api.md", DOCS / "cuda.md", *(DOCS / "benchmarks").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            made = link.startswith(("losses/", "../auto_examples/", "../losses/"))
+            assert made or (page.parent / link).exists(), f"{page.name}: {link}"
