@@ -19,6 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        if name != "warmup":
+            command.add_argument(
+                "--json", action="store_true", help="print JSON instead of a table"
+            )
         if name == "warmup":
             command.add_argument(
                 "--dtypes",

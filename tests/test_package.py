@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -130,6 +132,17 @@ def test_bench(
     assert ("deviation:" in text) == (" deviation " in text) == torch_there
     if torch_there:
         assert all(bench.measured(one, (4, 9)).deviation < 1e-6 for one in LOSSES.values())
+
+
+def test_json_for_machines(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "SIZES", ((4, 9),))
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nbloss"] == nbloss.__version__
+    assert main(["bench", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["loss"] for row in rows] == list(LOSSES)
+    assert all(row["ours"] > 0 and row["size"] == [4, 9] for row in rows)
 
 
 def test_unknown_commands(capsys: pytest.CaptureFixture) -> None:

@@ -34,13 +34,16 @@ def run(console: "Console", options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     rows = []
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=options.json) as progress:
         bar = progress.add_task("", total=len(LOSSES) * len(SIZES))
         for definition, size in product(LOSSES.values(), SIZES):
             progress.update(bar, description="{} {} × {}".format(definition.name, *size))
             rows.append(measured(definition, size))
             progress.advance(bar)
-    console.print(table(rows))
+    if options.json:
+        console.print_json(data=[row._asdict() for row in rows])
+    else:
+        console.print(table(rows))
     return 0
 
 

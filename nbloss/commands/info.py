@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 def run(console: "Console", options: argparse.Namespace) -> int:
     """Print what nbloss finds on this machine."""
+    if options.json:
+        console.print_json(data=dict(facts()))
+        return 0
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
