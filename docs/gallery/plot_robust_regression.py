@@ -35,8 +35,8 @@ written[slips] /= 10.0  # one digit too few, of patients whose index is high
 # Two fits
 # --------
 #
-# Squares have their formula. Huber's loss has its gradient by the prediction, and the chain rule adds
-# a product with the points.
+# Squares have their formula. Huber's loss has its gradient by the prediction, and the chain rule
+# adds a product with the points.
 
 huber = nbloss.value_and_grad(nbloss.huber_loss)
 
