@@ -23,6 +23,7 @@ from nbloss.commands import bench
 from nbloss.engine.registry import LOSSES
 
 ROOT = Path(__file__).parent.parent
+SOURCES = Path(nbloss.__file__).parent  # also where the package is installed
 
 
 def run(*command: str, **environment: str) -> str:
@@ -168,8 +169,8 @@ def python_blocks(document: str) -> list[str]:
 def test_a_loss_is_added_by_touching_two_files(tmp_path: Path) -> None:
     """Do to a copy of the sources what CONTRIBUTING says, and run the copy's tests of the loss."""
     definition, rows = python_blocks("CONTRIBUTING.md")
-    for folder in ("nbloss", "tests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copytree(SOURCES, tmp_path / "nbloss")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     family = tmp_path / "nbloss" / "losses" / "regression.py"
     family.write_text(family.read_text() + "\n\n" + definition)
@@ -207,4 +208,4 @@ def test_a_loss_is_added_by_touching_two_files(tmp_path: Path) -> None:
 
 def test_the_readme_shows_the_real_definition() -> None:
     shown = next(block for block in python_blocks("README.md") if "@pointwise" in block)
-    assert shown in (ROOT / "nbloss" / "losses" / "regression.py").read_text()
+    assert shown in (SOURCES / "losses" / "regression.py").read_text()
