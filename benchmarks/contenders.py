@@ -102,11 +102,11 @@ def on_arrays(workload: Workload) -> Run | None:
     return run
 
 
-def copy(workload: Workload) -> Run | None:
+def copy(workload: Workload, device: str = "cpu") -> Run | None:
     """Move as many bytes as the loss has to move: read one half, and write the other."""
     if workload.part != "both":
         return None
-    source = torch.ones(max(1, moved(workload) // 8))
+    source = torch.ones(max(1, moved(workload) // 8), device=device)
     goal = torch.empty_like(source)
 
     def run(times: int) -> None:

@@ -15,7 +15,6 @@ import gc
 import importlib.metadata
 import json
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -27,13 +26,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
-from results import dump, rounded  # noqa: E402
+from results import Results, by_workload, dump, rounded  # noqa: E402
 from tables import name, size, table, times, two  # noqa: E402
 from tables import time as in_words  # noqa: E402
 from workloads import TINY, TYPICAL, WITH_DISTANCE, Workload, moved  # noqa: E402
 
 FOLDER = ROOT / "docs" / "benchmarks"
-CONTENDERS = ("eager", "compile", "nbloss", "copy")
+CONTENDERS = ("eager", "compile", "nbloss")
 TURNS = 3
 TINY_STEPS = 500
 COPY_SHARE = 0.8  # of a copy's speed, for what memory alone holds up
@@ -79,9 +78,7 @@ TINY_TARGET = 1 / 1.5  # of eager's speed
 
 def steps(workload: Workload) -> dict[str, Callable[[], None]]:
     """A step of training for each contender, and a copy of as many bytes."""
-    import torch
-
-    from contenders import FUNCTIONS, function_of, on_tensors
+    from contenders import FUNCTIONS, copy, function_of, on_tensors
 
     found = {}
     for who in FUNCTIONS:
@@ -90,9 +87,9 @@ def steps(workload: Workload) -> dict[str, Callable[[], None]]:
             run = on_tensors(function, workload, "cuda")
             run(3)  # compiles
             found[who] = lambda run=run: run(1)
-    source = torch.empty(max(1, moved(workload) // 8), device="cuda")
-    goal = torch.empty_like(source)
-    found["copy"] = lambda: goal.copy_(source)
+    moving = copy(workload, "cuda")
+    assert moving is not None, "forward and backward move something"
+    found["copy"] = lambda: moving(1)
     return found
 
 
@@ -168,14 +165,15 @@ def measure() -> Path:
 def page(data: dict[str, Any]) -> str:
     """Write down what was measured on a device."""
     m = data["machine"]
-    by_workload = {_workload(row): row["seconds"] for row in data["speed"]}
+    results = Results(m, *by_workload(data["speed"]), [], [])
     rows = []
     for one in TARGETS:
-        seconds = by_workload.get(one.workload)
-        if seconds is None:
+        w = one.workload
+        if w not in results.seconds:
             continue
-        to_eager, to_compile = _ratio(seconds, "eager"), _ratio(seconds, "compile")
-        share = _ratio(seconds, "copy")
+        to_eager, to_compile, share = (
+            results.ratio(w, (other,)) for other in ("eager", "compile", "copy")
+        )
         met = to_eager is not None and to_eager >= one.eager
         asked = f"{one.eager:g}×"
         if one.compile is not None:
@@ -184,12 +182,11 @@ def page(data: dict[str, Any]) -> str:
         if one.memory_bound:
             asked += f" / {COPY_SHARE:.0%}"
             met = met and share is not None and share >= COPY_SHARE
-        w = one.workload
         rows.append(
             [
                 name(w),
                 size(w.rows, w.columns),
-                *(in_words(_median(seconds, who)) for who in CONTENDERS[:3]),
+                *(in_words(results.time(w, who)) for who in CONTENDERS),
                 times(to_eager),
                 times(to_compile),
                 "–" if share is None else f"{share:.0%}",
@@ -198,12 +195,12 @@ def page(data: dict[str, Any]) -> str:
             ]
         )
     head = ["loss", "size", "eager", "compile", "nbloss", "to eager", "to compile", "of a copy"]
-    tiny = []
-    for row in data["tiny"]:
-        seconds, ratio = row["seconds"], _ratio(row["seconds"], "eager")
+    results, tiny = Results(m, *by_workload(data["tiny"]), [], []), []
+    for w in results.seconds:
+        ratio = results.ratio(w, ("eager",))
         met = ratio is not None and ratio >= TINY_TARGET
-        times_of_all = (in_words(_median(seconds, who)) for who in CONTENDERS[:3])
-        tiny.append([name(_workload(row)), *times_of_all, times(ratio), "yes" if met else "no"])
+        times_of_all = (in_words(results.time(w, who)) for who in CONTENDERS)
+        tiny.append([name(w), *times_of_all, times(ratio), "yes" if met else "no"])
     return f"""# How fast it is on an {m["device"]}
 
 Made by `make bench-gpu`. Forward and backward through the public interface, float32, fresh
@@ -225,21 +222,6 @@ Numba {m["numba"]}, numba-cuda {m["numba-cuda"]}, NumPy {m["numpy"]}; nbloss at 
 
 {table(["loss", "eager", "compile", "nbloss", "to eager", "met"], tiny)}
 """
-
-
-def _workload(row: dict[str, Any]) -> Workload:
-    return Workload(**{k: v for k, v in row.items() if k not in ("moved", "seconds")})
-
-
-def _median(seconds: dict[str, list[float]], who: str) -> float | None:
-    return statistics.median(seconds[who]) if who in seconds else None
-
-
-def _ratio(seconds: dict[str, list[float]], other: str) -> float | None:
-    if other not in seconds or "nbloss" not in seconds:
-        return None
-    pairs = zip(seconds[other], seconds["nbloss"], strict=True)
-    return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
 def reports() -> list[Path]:

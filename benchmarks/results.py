@@ -114,13 +114,19 @@ def dump(data: dict[str, Any], path: Path) -> None:
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def load(path: Path) -> Results:
-    """Read what `dump` wrote."""
-    data = json.loads(path.read_text())
+def by_workload(rows: list[dict[str, Any]]) -> tuple[dict[Workload, Any], dict[Workload, int]]:
+    """Give the seconds, and the bytes that have to be moved, of each workload."""
     seconds, moved = {}, {}
-    for row in data["speed"]:
+    for row in rows:
         row = dict(row)
         times, size = row.pop("seconds"), row.pop("moved")
         workload = Workload(**row)
         seconds[workload], moved[workload] = times, size
+    return seconds, moved
+
+
+def load(path: Path) -> Results:
+    """Read what `dump` wrote."""
+    data = json.loads(path.read_text())
+    seconds, moved = by_workload(data["speed"])
     return Results(data["machine"], seconds, moved, data["first calls"], data["memory"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -323,8 +322,3 @@ def _replace(path: Path, text: str) -> None:
     """Write a page if it has changed, so that Sphinx reads again what it has to."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
-
-
-def blocks(text: str) -> list[str]:
-    """The Python of a page."""
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import pkgutil
-import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import nbloss.nn
 from nbloss.__main__ import main
 from nbloss.commands import bench
 from nbloss.engine.registry import LOSSES
+from test_docs import blocks
 
 ROOT = Path(__file__).parent.parent
 SOURCES = Path(nbloss.__file__).parent  # also where the package is installed
@@ -163,7 +163,7 @@ def test_commands_need_rich(capsys: pytest.CaptureFixture, monkeypatch: pytest.M
 
 
 def python_blocks(document: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    return blocks((ROOT / document).read_text())
 
 
 def test_a_loss_is_added_by_touching_two_files(tmp_path: Path) -> None:

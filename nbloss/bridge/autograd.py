@@ -37,6 +37,8 @@ class Kind(NamedTuple):
         Tells whether tensors are of this kind.
     keeps : bool
         Whether any is, and is to be kept for the way back.
+    on_device : bool
+        Whether the tensors lie on a CUDA device.
     constants : tuple of bool
         Which constants there are.
     nothing : tuple of None
@@ -52,6 +54,7 @@ class Kind(NamedTuple):
     launch: AnyLaunch | None = None
     fits: Any = None
     keeps: bool = False
+    on_device: bool = False
     constants: tuple[bool, ...] = ()
     nothing: tuple[None, ...] = ()
     saved: tuple[tuple[torch.dtype, torch.device, tuple[int, ...]], ...] = ()
@@ -66,6 +69,7 @@ class Kind(NamedTuple):
             launch=launch,
             fits=fits,
             keeps=any(self.early) and self.problem.reduction != "none",
+            on_device=tensors_bridge.device(self.problem.operands[0]) is not None,
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),
             saved=tuple(
@@ -126,10 +130,7 @@ class LossFunction(torch.autograd.Function):
             or _transforms() is not None
             or forward_ad._current_level >= 0
             or _is_batch(upstream)
-            or (
-                (kind.problem.reduction == "none" or tensors_bridge.device(upstream) is not None)
-                and not is_plain(upstream)
-            )
+            or ((kind.on_device or kind.problem.reduction == "none") and not is_plain(upstream))
         ):
             again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
             return (None, *again, *kind.nothing)

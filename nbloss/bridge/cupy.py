@@ -3,7 +3,6 @@
 The names here are those that :mod:`nbloss.bridge.numpy` has for arrays of the processor.
 """
 
-import sys
 from typing import Any
 
 import cupy
@@ -15,7 +14,6 @@ from nbloss.bridge.arrays import distance, is_floating, measured
 from nbloss.engine.problem import Problem, present
 
 __all__ = ["distance", "is_floating", "measured"]
-THIS = sys.modules[__name__]
 
 # --- memory -----------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Losses of a row of class scores and a target on a device: a group of lanes takes a row.
 
 The sum of exponentials is kept relative to the largest score so far, so that a row is read once for
-it, and once more for the gradients; a short row stays in the registers in between. Rows that lie
-across the memory have a single lane each, and neighbouring threads take neighbouring rows.
+it, and once more for the gradients; a short row stays in the registers in between. Where rows lie
+across the memory, neighbouring threads take neighbouring rows.
 """
 
 import numpy as np
@@ -73,9 +73,7 @@ def weight_of_all(integers, memory):
 def strip_at(numbers, start, step, classes, beyond):
     """Load several classes of a row; what lies beyond its end is given."""
     return tuple(
-        widen(numbers[min(start + u * LANES, classes - 1) * step])
-        if start + u * LANES < classes
-        else beyond
+        widen(numbers[(start + u * LANES) * step]) if start + u * LANES < classes else beyond
         for u in STRIP
     )
 

@@ -37,8 +37,6 @@ PACKAGE = "numba.cuda"
 DISTRIBUTION = "numba-cuda"
 FULL_WARP = 0xFFFFFFFF
 GLOBAL = 1  # the address space of a device's memory
-# The functions of CUDA's library are called by Python's names for them; none is a polynomial of
-# ours, which would be slower.
 _lock = threading.RLock()
 
 
@@ -167,8 +165,13 @@ def vocabulary() -> dict[str, Any]:
         add_one = instructions()["add_one"]
         array_at = device(binding.rebind(_array_at, {"pointer": instructions()["pointer"]}))
         shuffle = device(binding.rebind(_shuffle, {"cuda": cuda}))
-    shared = {name: device(f) for name, f in SHARED.items()}
-    return {"cuda": cuda, "array_at": array_at, "shuffle": shuffle, "add_one": add_one, **shared}
+    return {
+        "cuda": cuda,
+        "array_at": array_at,
+        "span": device(memory.span),
+        "shuffle": shuffle,
+        "add_one": add_one,
+    }
 
 
 def _array_at(address, size, dtype):
@@ -195,9 +198,6 @@ def _simulated_shuffle(x, distance):
     found = held[number ^ distance]
     context.syncthreads()
     return found
-
-
-SHARED = {"span": memory.span}
 
 
 @functools.cache
@@ -246,7 +246,7 @@ def device(function: Callable, math: set[str] | None = None) -> Callable:
 
 
 def words(dtype: type) -> dict[str, Callable]:
-    """Give what the primitives mean: CUDA's own functions."""
+    """Give what the primitives mean: CUDA's own functions, where the processor has polynomials."""
     return binding.SCALARS
 
 

@@ -18,8 +18,6 @@ SURVEYORS = 2 if SIMULATED else 256  # blocks that walk over labels
 STRIP = 2 if SIMULATED else 4
 KEPT = 4 if SIMULATED else 16  # how many of a row a thread keeps
 PER_LANE = 2 if SIMULATED else 8  # of a row that takes more than a warp
-
-
 # Where rows lie across the memory: threads that fill a device, lanes of a row at most, and rows
 # side by side at least, which share what is read at once.
 FULL = 1 << 17

@@ -32,7 +32,7 @@ class Launch:
 
     Attributes
     ----------
-    loss, pattern, dtype, wanted, value_shape
+    loss, wanted, value_shape
         The definition's name, and as for the processor.
     words : array of int64
         The parameters of all kernels.
@@ -45,8 +45,6 @@ class Launch:
     """
 
     loss: str
-    pattern: str
-    dtype: str
     wanted: tuple[bool, ...]
     value_shape: tuple[int, ...] | None
     words: np.ndarray
@@ -186,8 +184,6 @@ def ready(
     shapes = {"sum": (), "each": value_shape, "": None}
     return Launch(
         request.definition.name,
-        request.definition.pattern,
-        request.dtype,
         request.wanted,
         shapes[request.value],
         words,

@@ -12,6 +12,19 @@ from nbloss.engine.patterns.pointwise import COLUMNS, FIRST_OPERAND, ROWS, evalu
 MOST_32 = 1 << 31  # elements whose numbers are divided in 32 bits, which is much quicker
 
 
+def operands_of(integers, rows, columns):
+    """Give the arrays, and their steps from row to row and from column to column."""
+    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in ARRAYS)
+    inner = tuple(
+        STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS
+    )
+    arrays = tuple(
+        array_at(integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE)
+        for k in ARRAYS
+    )
+    return arrays, outer, inner
+
+
 def numbers_at(arrays, outer, inner, columns, place):
     """Load what there is of an element."""
     if DENSE:
@@ -26,14 +39,7 @@ def elements(integers, floats):
     """Do all elements, several of a thread's at once."""
     rows, columns = integers[ROWS], integers[COLUMNS]
     size = rows * columns
-    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in ARRAYS)
-    inner = tuple(
-        STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS
-    )
-    arrays = tuple(
-        array_at(integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE)
-        for k in ARRAYS
-    )
+    arrays, outer, inner = operands_of(integers, rows, columns)
     gradients = tuple(
         array_at(integers[FIRST_GRADIENT + k], size if WANTED[k] else 0, STORAGE)
         for k in DERIVATIVES
@@ -70,14 +76,7 @@ def elements(integers, floats):
 def means(integers, floats):
     """Sum the values of each row: a group of lanes takes one."""
     rows, columns = integers[ROWS], integers[COLUMNS]
-    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in ARRAYS)
-    inner = tuple(
-        STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS
-    )
-    arrays = tuple(
-        array_at(integers[FIRST_OPERAND + 3 * k], span(rows, outer[k], columns, inner[k]), STORAGE)
-        for k in ARRAYS
-    )
+    arrays, outer, inner = operands_of(integers, rows, columns)
     values = array_at(integers[VALUE], rows, STORAGE)
     parameters = tuple(floats[FIRST_PARAMETER + k] for k in PARAMETERS)
     memory = cuda.shared.array(WARPS, COMPUTED)
@@ -120,7 +119,7 @@ def prepare(request: Request) -> Launch | None:
         request,
         laid,
         share,
-        helpers=(numbers_at, evaluate),
+        helpers=(operands_of, numbers_at, evaluate),
         UNSIGNED=np.uint32 if size < MOST_32 else np.uint64,
     )
     main = Stage(kernel, grid.blocks(work, share.threads))

@@ -35,8 +35,6 @@ def prepared(dtype: str, size: int) -> Launch:
     stage = Stage(made, grid.blocks(size, threads))
     return Launch(
         "",
-        "",
-        dtype,
         (),
         None,
         words,
