@@ -198,7 +198,11 @@ def samples(definition: Definition) -> str:
     arrays = "\n".join(f"{n} = np.array({x})" for n, x in zip(names, given, strict=True))
     arguments = ", ".join(names)
     module = definition.module
-    return f"""```python
+    return f"""::::{{grid}} 1 1 2 2
+:gutter: 3
+
+:::{{grid-item}}
+```python
 # torch
 import torch
 
@@ -207,14 +211,20 @@ import torch
 loss = torch.nn.{module}()({arguments})
 loss.backward()
 ```
+:::
 
+:::{{grid-item}}
 ```python
-# nbloss, in its place
+# nbloss
 import nbloss.nn
 
+{tensors}
+{names[0]}.requires_grad_()
 loss = nbloss.nn.{module}()({arguments})
 loss.backward()
 ```
+:::
+::::
 
 ```python
 # NumPy, without torch
@@ -263,11 +273,10 @@ def page(definition: Definition) -> str:
     """The page of a loss, in Markdown."""
     name = definition.name
     source = inspect.getsource(definition.formula)
-    body = "nbloss." + name
     return f"""# {name}
 
 ```{{eval-rst}}
-.. autofunction:: {body}
+.. autofunction:: nbloss.{name}
 ```
 
 ## Value and gradient

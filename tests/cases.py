@@ -22,6 +22,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 import oracles
+from versions import AT_KINK as K
 
 Operands = dict[str, NDArray[Any]]
 Sampler = Callable[[Generator, int, int], NDArray[Any]]
@@ -458,17 +459,21 @@ NO_LABELS = np.zeros((0, 3), dtype=np.int64)
 def triplet_kink(
     name: str, rows: str, value: float, gradients: str, margin: float = 1.0, **options: Any
 ) -> Kink:
-    """A kink of one triplet; rows and gradients are written ``a1 a2 | p1 p2 | n1 n2``."""
+    """A kink of one triplet; rows and gradients are written ``a1 a2 | p1 p2 | n1 n2``.
 
-    def triple(text: str) -> dict[str, list[list[float]]]:
-        parts = [[[float(x) for x in part.split()]] for part in text.split("|")]
+    Where the value is 0, its hinge is at the kink, or beyond it.
+    """
+
+    def triple(text: str, factor: float = 1.0) -> dict[str, list[list[float]]]:
+        parts = [[[factor * float(x) for x in part.split()]] for part in text.split("|")]
         return dict(zip(("anchor", "positive", "negative"), parts, strict=True))
 
     loss = "triplet_margin_loss"
     if "distance_function" in options:
         loss = "triplet_margin_with_distance_loss"
     options["margin"] = margin
-    return Kink(loss, name, triple(rows), [value], triple(gradients), options)
+    slopes = triple(gradients, 1.0 if value else K)
+    return Kink(loss, name, triple(rows), [value], slopes, options)
 
 
 KINKS: list[Kink] = [
@@ -646,14 +651,14 @@ KINKS: list[Kink] = [
         "hinge-0",
         {"input1": [1, 2, 0, 1], "input2": [1, 1, 1, 1], "target": [1, 1, 1, -1]},
         [0, 0, 1, 0],
-        {"input1": [-1, 0, -1, 1], "input2": [1, 0, 1, -1], "target": [0, 0, 1, 0]},
+        {"input1": [-K, 0, -1, K], "input2": [K, 0, 1, -K], "target": [0, 0, 1, 0]},
     ),
     Kink(
         "margin_ranking_loss",
         "hinge-0-margin",
         {"input1": [1.5, 0.5, 2], "input2": [1, 1, 1], "target": [1, -1, 0]},
         [0, 0, 0.5],
-        {"input1": [-1, 1, 0], "input2": [1, -1, 0], "target": [-0.5, 0.5, -1]},
+        {"input1": [-K, K, 0], "input2": [K, -K, 0], "target": [-0.5 * K, 0.5 * K, -1]},
         {"margin": 0.5},
     ),
     Kink(

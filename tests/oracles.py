@@ -5,9 +5,9 @@ One function a loss, named and parametrised as in ``torch.nn.functional`` withou
 ``sum(upstream * loss)`` with respect to everything that can have one. They loop over elements,
 rows and pairs, and import neither torch nor the library under test.
 
-At a kink the gradient is the one that torch chooses. Two results differ from torch on purpose:
-the mean of ``multilabel_margin_loss`` over an empty batch is NaN, and so is the loss of a pair of
-classes when one of the two scores is NaN.
+At a kink the gradient is the one that torch chooses, not the same in each release. Two results
+differ from torch on purpose: the mean of ``multilabel_margin_loss`` over an empty batch is NaN, and
+so is the loss of a pair of classes when one of the two scores is NaN.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from versions import AT_KINK
 
 Array = NDArray[np.float64]
 Row = Array
@@ -485,8 +487,7 @@ def margin_ranking_loss_gradients(
     for place in np.ndindex(arriving.shape):
         at_1, at_2, at_y = (source(place, operand.shape) for operand in (x1, x2, y))
         difference = x1[at_1] - x2[at_2]
-        # A hinge of exactly zero lets the gradient pass.
-        here = arriving[place] if margin - y[at_y] * difference >= 0 else 0.0
+        here = arriving[place] * hinge_slope(margin - y[at_y] * difference)
         found["input1"][at_1] -= here * y[at_y]
         found["input2"][at_2] += here * y[at_y]
         found["target"][at_y] -= here * difference
@@ -665,8 +666,7 @@ def triplet_gradients(
     for place in np.ndindex(shape):
         at = [source(place, each.shape) for each in distances]
         near, *fars = (each[where] for each, where in zip(distances, at, strict=True))
-        # A hinge of exactly zero lets the gradient pass.
-        here = arriving[place] if margin + near - np.min(fars) >= 0 else 0.0
+        here = arriving[place] * hinge_slope(margin + near - np.min(fars))
         of_distances[0][at[0]] += here
         for k, far in enumerate(fars):
             # The smaller one counts; both half when they tie.
@@ -679,6 +679,13 @@ def triplet_gradients(
             add_row(found[x], place, of_distance[place] * of_x)
             add_row(found[y], place, of_distance[place] * of_y)
     return found
+
+
+def hinge_slope(violation: float) -> float:
+    """Slope of max(0, violation)."""
+    if violation == 0:
+        return AT_KINK
+    return 1.0 if violation > 0 else 0.0
 
 
 def share_of_minimum(mine: float, other: float) -> float:

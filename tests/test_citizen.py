@@ -24,6 +24,7 @@ from hostile import GOOD
 from nbloss.bridge.originals import ORIGINALS
 from nbloss.engine.registry import LOSSES
 from test_bridge import CASE, Case, leaves_of, loss
+from versions import since
 
 NAME = pytest.mark.parametrize("name", GOOD)
 F = torch.nn.functional
@@ -371,7 +372,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "dtensor"])
+@pytest.mark.parametrize(
+    "kind",
+    ["ddp", *(pytest.param(kind, marks=since(2, 13)) for kind in ("fsdp", "dtensor"))],
+)
 def test_two_processes(kind: str, tmp_path: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

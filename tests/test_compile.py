@@ -231,10 +231,10 @@ class Loss(torch.nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.case = case
+        self.names = list(case.make(size="tiny"))
 
     def forward(self, *operands: Tensor) -> Tensor:
-        names = list(self.case.make(size="tiny"))
-        return loss(self.case, dict(zip(names, operands, strict=True)))
+        return loss(self.case, dict(zip(self.names, operands, strict=True)))
 
 
 @CASE

@@ -18,6 +18,7 @@ from torch import Tensor
 import nbloss
 from hostile import CALLS, CLASSES, GOOD, MULTI, NAN, REDUCTIONS, Call, indices, real, whole
 from test_contract import ERRORS, assert_alike, assert_same, call
+from versions import since
 
 # An exception inside a compiled kernel may be printed and lost: no test passes over one.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -90,6 +91,7 @@ def check_tensors(row: Call) -> None:
         assert str(error) == str(complaint)
 
 
+@since(2, 13)  # whose errors ours are
 @pytest.mark.parametrize("label", GROUPS)
 def test_tensors(label: str) -> None:
     survey(GROUPS[label], check_tensors)

@@ -40,8 +40,9 @@ WEIGHED_CLASSES = ("cross_entropy", "nll_loss")
 
 def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """Put the operator of a loss into whatever graph is in the making."""
-    name = function.__name__
-    given = {**dict(zip(PARAMETERS[name], arguments, strict=False)), **named}
+    name = function.build.__name__  # torch 2.15 takes the function's own from its code
+    words = PARAMETERS[name][: len(arguments)]  # torch 2.6 compiles any zip as a strict one
+    given = {**dict(zip(words, arguments, strict=False)), **named}
     served = len(given) == len(arguments) + len(named) and takes(name, given)
     if not served:
         return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)

@@ -112,6 +112,7 @@ class _KernelCache(caching.Cache):  # type: ignore[misc]
 
 def kernel_cache(function: Callable) -> Any:
     """Numba's cache object for one function, whose name must be unique to what it does."""
-    if numba.config.CACHE_LOCATOR_CLASSES or directory() is None:
+    chosen = getattr(numba.config, "CACHE_LOCATOR_CLASSES", "")  # Numba 0.61 has no such setting
+    if chosen or directory() is None:
         return caching.NullCache()
     return _KernelCache(function)

@@ -24,7 +24,8 @@ def margin_ranking_loss(
 
     .. math:: \ell(x_1, x_2, y) = \max(0,\; -y \, (x_1 - x_2) + \text{margin})
 
-    At the kink, where the maximum's two sides are equal, the gradient is that of the right side.
+    At the kink, where the maximum's two sides are equal, the gradient is the installed torch's:
+    before its release 2.14 that of the right side; since then, and without torch, 0.
 
     Parameters
     ----------
@@ -82,6 +83,6 @@ def margin_ranking_loss(
         definitions.margin_ranking_loss,
         xp.expand(operands, shape),
         ("input1", "input2", "target"),
-        (margin,),
+        (margin, contract.at_kink()),
         contract.reduction(reduction, size_average, reduce),
     )

@@ -38,7 +38,8 @@ def triplet_margin_loss(
        \ell(a, p, n) = \max(0,\; d(a, p) - d(a, n) + \text{margin}), \qquad
        d(x, y) = \left\lVert x - y + \varepsilon \right\rVert_p
 
-    At the kink of the maximum the gradient passes; where a norm is 0, its gradient is 0.
+    At the kink of the maximum the gradient is the installed torch's: before its release 2.14 that
+    of the right side; since then, and without torch, 0. Where a norm is 0, its gradient is 0.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ def triplet_margin_with_distance_loss(
         HINGE,
         distances,
         ("positive_distance", "negative_distance"),
-        (margin,),
+        (margin, contract.at_kink()),
         contract.reduction(reduction),
     )
 
@@ -198,7 +199,7 @@ def _problem(
         definitions.triplet_margin_loss,
         xp.expand(operands, shape),
         NAMES,
-        (margin,),
+        (margin, contract.at_kink()),
         contract.reduction(reduction, size_average, reduce),
         options=TripletOptions(distance, bool(swap), columns, definitions.nearer),
     )

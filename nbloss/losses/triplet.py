@@ -2,13 +2,14 @@
 
 from nbloss.engine.primitives import maximum, minimum, where
 from nbloss.engine.registry import triplet, variant
+from nbloss.losses.hinge import pulled
 
 
 @triplet()
-def triplet_margin_loss(positive_distance, negative_distance, margin=1.0):
+def triplet_margin_loss(positive_distance, negative_distance, margin=1.0, at_kink=0.0):
     """Give what is missing for the negative example to lie further away, by the margin."""
     violation = margin + positive_distance - negative_distance
-    slope = where(violation >= 0.0, 1.0, 0.0)
+    slope = pulled(violation, 1.0, at_kink)
     return maximum(violation, 0.0), slope, -slope
 
 

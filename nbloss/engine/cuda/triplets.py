@@ -22,9 +22,7 @@ from nbloss.engine.patterns.triplets import (
     COLUMNS,
     FAR_COLUMNS,
     FIRST_GRADIENT,
-    FIRST_OF_DISTANCE,
     FIRST_OPERAND,
-    MARGIN,
     NEAR_COLUMNS,
     ROWS,
     SWAP_COLUMNS,
@@ -106,8 +104,8 @@ def template(integers, floats):
     near_columns = integers[NEAR_COLUMNS] if RAGGED else columns
     far_columns = integers[FAR_COLUMNS] if RAGGED else columns
     swap_columns = integers[SWAP_COLUMNS] if RAGGED else columns
-    margin = floats[MARGIN]
-    parameters = tuple(floats[FIRST_OF_DISTANCE + k] for k in PARAMETERS)
+    numbers = tuple(floats[k] for k in OF_LOSS)
+    parameters = tuple(floats[k] for k in OF_DISTANCE)
     memory = cuda.shared.array(WARPS, COMPUTED)
     zero = COMPUTED(0.0)
 
@@ -169,7 +167,7 @@ def template(integers, floats):
                 parameters,
                 memory,
             )
-        value, by_distance, idle = judge(near, far, swapped, margin)
+        value, by_distance, idle = judge(near, far, swapped, numbers)
         if there and lane == 0:
             if EACH:
                 values[row] = narrow(value)

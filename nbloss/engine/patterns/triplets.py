@@ -43,8 +43,7 @@ from nbloss.engine.vectors import wide_vectors
     FIRST_OPERAND,
 ) = range(FIRST_INTEGER, FIRST_INTEGER + 9)
 FIRST_GRADIENT = FIRST_OPERAND + 9
-# The block of floats, after the common ones: the margin, and then the distance's parameters.
-MARGIN, FIRST_OF_DISTANCE = FIRST_PARAMETER, FIRST_PARAMETER + 1
+# The block of floats has the loss's parameters after the common ones, and then the distance's.
 
 
 def terms_at(x, x_at, y, y_at, parameters):
@@ -107,7 +106,7 @@ def within(inside, pulls):
     return (pulls[0] if inside else zero), (pulls[1] if inside else zero)
 
 
-def judge(near, far, swapped, margin):
+def judge(near, far, swapped, numbers):
     """Give the value of a row, its slopes by the distances, and whether there is nothing to pull.
 
     A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
@@ -115,12 +114,12 @@ def judge(near, far, swapped, margin):
     zero = COMPUTED(0.0)
     if SWAP:
         closest, far_part, swap_part = nearer(far, swapped)
-        value, near_slope, far_slope = loss(near, closest, margin)
+        value, near_slope, far_slope = loss(near, closest, *numbers)
         measured = near + far + swapped
         idle = near_slope == zero and far_slope == zero and measured - measured == zero
         return value, (near_slope, far_slope * far_part, far_slope * swap_part), idle
     else:
-        value, near_slope, far_slope = loss(near, far, margin)
+        value, near_slope, far_slope = loss(near, far, *numbers)
         measured = near + far
         idle = near_slope == zero and far_slope == zero and measured - measured == zero
         return value, (near_slope, far_slope), idle
@@ -168,8 +167,8 @@ def template(integers, floats, chunk):
     near_columns = integers[NEAR_COLUMNS] if RAGGED else columns
     far_columns = integers[FAR_COLUMNS] if RAGGED else columns
     swap_columns = integers[SWAP_COLUMNS] if RAGGED else columns
-    margin = COMPUTED(floats[MARGIN])
-    parameters = tuple(COMPUTED(floats[FIRST_OF_DISTANCE + k]) for k in PARAMETERS)
+    numbers = tuple(COMPUTED(floats[k]) for k in OF_LOSS)
+    parameters = tuple(COMPUTED(floats[k]) for k in OF_DISTANCE)
     scale = COMPUTED(floats[GRADIENT_SCALE])
 
     total = 0.0
@@ -188,7 +187,7 @@ def template(integers, floats, chunk):
             swapped, by_swapped, swap_extreme = measure(
                 positive, inner[1], negative, inner[2], swap_columns, length, parameters
             )
-        value, by_distance, idle = judge(near, far, swapped, margin)
+        value, by_distance, idle = judge(near, far, swapped, numbers)
         if EACH:
             values[row] = narrow(value)
         total += value
@@ -244,6 +243,7 @@ def blocks(request: Request) -> Blocks | None:
     if request.reduction == "mean":
         scale = 1.0 / rows if rows else math.nan
     operands = (At("operand", k) for k in range(3))
+    of_distance = FIRST_PARAMETER + len(request.parameters)
     return Blocks(
         (
             OUT if request.value else 0,
@@ -270,7 +270,8 @@ def blocks(request: Request) -> Blocks | None:
             "SINGLE": distance.sums == 1,
             "REDUCE": distance.reduce,
             "FINISHED": distance.finish is not None,
-            "PARAMETERS": tuple(range(len(distance.parameters))),
+            "OF_LOSS": tuple(range(FIRST_PARAMETER, of_distance)),
+            "OF_DISTANCE": tuple(range(of_distance, of_distance + len(distance.parameters))),
             "SWAP": options.swap,
             "RAGGED": any(count != columns for count in options.columns),
             "WANTED": request.wanted,

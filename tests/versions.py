@@ -1,0 +1,15 @@
+"""What depends on the torch that is installed."""
+
+import pytest
+import torch
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+# The slope of max(0, x) at 0.
+AT_KINK = 1.0 if TORCH < (2, 14) else 0.0
+
+
+def since(*release: int) -> pytest.MarkDecorator:
+    """Mark what torch itself does, or says, in another way before a release."""
+    wanted = ".".join(map(str, release))
+    return pytest.mark.skipif(release > TORCH, reason=f"torch is another before {wanted}")
