@@ -38,12 +38,16 @@ html_theme_options = {
 }
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {"index": [], "api": []}  # their sections have no other page
+# Their sections have no other page, and tables of figures need the place.
+html_sidebars = {"index": [], "api": [], "benchmarks/*": []}
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_examples",
+    "backreferences_dir": "auto_examples/used",  # which pages use a loss: the losses' pages ask
+    "doc_module": ("nbloss",),
     "filename_pattern": "/plot_",
+    "capture_repr": (),
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,

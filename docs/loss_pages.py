@@ -198,41 +198,47 @@ def samples(definition: Definition) -> str:
     arrays = "\n".join(f"{n} = np.array({x})" for n, x in zip(names, given, strict=True))
     arguments = ", ".join(names)
     module = definition.module
-    return f"""::::{{grid}} 1 1 2 2
+    return f"""With torch's module, and with ours:
+
+::::{{grid}} 1 1 2 2
 :gutter: 3
 
 :::{{grid-item}}
 ```python
-# torch
 import torch
+from torch import nn
 
 {tensors}
 {names[0]}.requires_grad_()
-loss = torch.nn.{module}()({arguments})
+criterion = nn.{module}()
+loss = criterion({arguments})
 loss.backward()
 ```
 :::
 
 :::{{grid-item}}
 ```python
-# nbloss
-import nbloss.nn
+import torch
+from nbloss import nn
 
 {tensors}
 {names[0]}.requires_grad_()
-loss = nbloss.nn.{module}()({arguments})
+criterion = nn.{module}()
+loss = criterion({arguments})
 loss.backward()
 ```
 :::
 ::::
 
+On arrays, without torch:
+
 ```python
-# NumPy, without torch
 import numpy as np
 import nbloss
 
 {arrays}
-value, gradient = nbloss.value_and_grad(nbloss.{definition.name})({arguments})
+loss = nbloss.value_and_grad(nbloss.{definition.name})
+value, gradient = loss({arguments})
 ```"""
 
 
@@ -292,7 +298,7 @@ arrays, the function and the module of torch are made from it.
 {source.rstrip()}
 ```
 
-As a module: `nbloss.nn.{definition.module}`, with torch's constructor.
+As a module it is `nbloss.nn.{definition.module}`, with torch's constructor.
 
 ## Calling it
 
@@ -307,6 +313,14 @@ As a module: `nbloss.nn.{definition.module}`, with torch's constructor.
 {WORK[definition.pattern]}
 
 {measured(name)}
+
+## At work
+
+[Seven losses, trained twice](../auto_examples/plot_seven_losses) has them all.
+
+```{{eval-rst}}
+.. minigallery:: nbloss.{name} nbloss.nn.{definition.module}
+```
 """
 
 

@@ -22,6 +22,9 @@ def nll_loss(
 ) -> Problem:
     r"""The negative log-likelihood of the target class.
 
+    For classification with a network that ends in a log-softmax; :func:`nbloss.cross_entropy` takes
+    the scores before it, and does both in one pass.
+
     .. math:: \ell(x, y) = -w_y \, x_y
 
     Parameters
@@ -95,6 +98,8 @@ def cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Problem:
     r"""Log-softmax and negative log-likelihood in one.
+
+    For classification: each sample has one class of several, or a share of each.
 
     .. math::
 

@@ -20,6 +20,8 @@ def multilabel_margin_loss(
 ) -> Problem:
     r"""Every class that a sample has should score 1 above every class that it has not.
 
+    For samples with several classes, where it is their order that matters and not a threshold.
+
     .. math:: \ell(x, y) = \frac1C \sum_{j \in y} \sum_{i \notin y} \max(0,\; 1 - (x_j - x_i))
 
     At the kink the gradient is 0.
@@ -107,6 +109,8 @@ def multilabel_soft_margin_loss(
     reduction: str = "mean",
 ) -> Problem:
     r"""A logistic loss for each class, and the mean over the classes.
+
+    For samples that may have any number of classes, each of which is judged on its own.
 
     .. math::
 

@@ -22,6 +22,8 @@ def margin_ranking_loss(
 ) -> Problem:
     r"""How far two scores are from the order that they should have.
 
+    For learning to rank from pairs: which of two documents answers better, which patient is worse.
+
     .. math:: \ell(x_1, x_2, y) = \max(0,\; -y \, (x_1 - x_2) + \text{margin})
 
     At the kink, where the maximum's two sides are equal, the gradient is the installed torch's:

@@ -21,6 +21,9 @@ def huber_loss(
 ) -> Problem:
     r"""Squared error where the error is small, absolute error where it is large.
 
+    For regression on data that are wrong in places: what is far off pulls no harder than what is
+    off by ``delta``.
+
     .. math::
 
        \ell(x, y) = \begin{cases}

@@ -33,6 +33,8 @@ def triplet_margin_loss(
 ) -> Problem:
     r"""The positive example should lie nearer to the anchor than the negative one does.
 
+    For learning an embedding in which like things lie together: faces, sentences, pictures.
+
     .. math::
 
        \ell(a, p, n) = \max(0,\; d(a, p) - d(a, n) + \text{margin}), \qquad
@@ -107,6 +109,8 @@ def triplet_margin_with_distance_loss(
     reduction: str = "mean",
 ) -> Problem:
     r"""The positive example should lie nearer to the anchor, by a distance of one's own choice.
+
+    For embeddings whose likeness is not Euclidean: directions by the cosine, counts by Manhattan.
 
     .. math:: \ell(a, p, n) = \max(0,\; d(a, p) - d(a, n) + \text{margin})
 
