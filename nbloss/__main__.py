@@ -3,14 +3,20 @@
 import argparse
 import sys
 
+from nbloss._version import __version__
 from nbloss.commands import bench, info, warmup
 
 NEEDS_RICH = "python -m nbloss prints with rich: pip install 'nbloss[cli]'"
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; give the status for the shell."""
-    parser = argparse.ArgumentParser(prog="nbloss", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="nbloss",
+        description="PyTorch's losses, compiled by Numba: what they do on this machine.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, run, text in (
         ("info", info.run, "versions, threads, processor, cache, CUDA"),
@@ -37,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError:
         print(NEEDS_RICH, file=sys.stderr)
         return 1
-    return options.run(Console(), options)
+    try:
+        return options.run(Console(), options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -188,4 +188,4 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
 def test_steps_find_the_pages_of_the_step_before() -> None:
     """Three gradients of 2 MB are 1500 pages, hundreds of which glibc may have made each time."""
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 100
+    assert float(done.stdout) < 200

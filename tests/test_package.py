@@ -18,7 +18,7 @@ import torch
 import nbloss
 import nbloss.nn
 from nbloss.__main__ import main
-from nbloss.commands import bench
+from nbloss.commands import bench, info
 from nbloss.engine.registry import LOSSES
 from test_docs import blocks
 
@@ -150,6 +150,21 @@ def test_unknown_commands(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main(["polish"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"nbloss {nbloss.__version__}\n"
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "facts", interrupt)
+    assert main(["info"]) == 130
 
 
 def test_commands_need_rich(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 import nbloss
 import nbloss.nn
 from nbloss.engine.registry import LOSSES
+from versions import TORCH
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using a target size"),
@@ -39,18 +40,23 @@ PREFIX = "nn.functional."
 OPS = [op for op in op_db if op.name.removeprefix(PREFIX) in LOSSES and PREFIX in op.name]
 MODULES = [info for info in module_db if hasattr(nbloss.nn, info.module_cls.__name__)]
 CLASSES = tuple(definition.module for definition in LOSSES.values())
+if hasattr(common_nn, "get_new_module_tests"):
+    MODULE_TESTS = common_nn.get_new_module_tests()
+else:  # older torch
+    MODULE_TESTS = common_nn.new_module_tests
 CRITERIA = [
     (kind, parameters)
     for kind, listed in (
         (common_nn.CriterionTest, common_nn.criterion_tests),
-        (common_nn.NewModuleTest, common_nn.get_new_module_tests()),
+        (common_nn.NewModuleTest, MODULE_TESTS),
     )
     for parameters in listed
     # NLLLoss2d and NLLLossNd are NLLLoss.
     if parameters.get("fullname", "").split("_")[0].replace("2d", "").replace("Nd", "") in CLASSES
 ]
 TOLERANCES = {
-    torch.float16: {"rtol": 6e-3, "atol": 4e-3},
+    # Older torch rounds after every step.
+    torch.float16: {"rtol": 6e-3 if TORCH >= (2, 13) else 6e-2, "atol": 4e-3},
     torch.bfloat16: {"rtol": 5e-2, "atol": 4e-2},
     torch.float32: {"rtol": 2e-5, "atol": 2e-6},
     torch.complex64: {"rtol": 2e-5, "atol": 2e-6},

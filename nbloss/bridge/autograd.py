@@ -81,7 +81,8 @@ class Kind(NamedTuple):
     def filled(self, tensors: tuple) -> Problem:
         """Give the problem that has these tensors."""
         count = self.operands
-        arrays = [as_saved(x, *saved) for x, saved in zip(tensors, self.saved, strict=True)]
+        # Not strict, which the compilers of older torch don't know.
+        arrays = [as_saved(x, *saved) for x, saved in zip(tensors, self.saved)]  # noqa: B905
         constants = iter(x.contiguous() for x in arrays[count:])
         return replace(
             self.problem,
