@@ -94,6 +94,7 @@ lint: .venv/dev
 
 types: .venv/dev
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_use.py
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

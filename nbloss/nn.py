@@ -7,12 +7,22 @@ inherited, and so is ``forward``, in which ``F`` means :mod:`nbloss.functional` 
 
 import inspect
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.nn
 
 from nbloss import functional
 from nbloss.engine.registry import LOSSES, Definition
+
+if TYPE_CHECKING:  # what an editor and a type checker know of them: the classes that they inherit
+    from torch.nn import CrossEntropyLoss as CrossEntropyLoss
+    from torch.nn import HuberLoss as HuberLoss
+    from torch.nn import MarginRankingLoss as MarginRankingLoss
+    from torch.nn import MultiLabelMarginLoss as MultiLabelMarginLoss
+    from torch.nn import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
+    from torch.nn import NLLLoss as NLLLoss
+    from torch.nn import TripletMarginLoss as TripletMarginLoss
+    from torch.nn import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 
 __all__: list[str] = []
 

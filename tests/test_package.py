@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pkgutil
@@ -99,6 +100,13 @@ def test_modules_are_torchs(definition: object) -> None:
     assert definition.module in nbloss.nn.__all__
     assert module.__module__ == "nbloss.nn"
     assert definition.name in module.__doc__
+
+
+@pytest.mark.parametrize("definition", LOSSES.values(), ids=repr)
+def test_editors_know_the_modules(definition: object) -> None:
+    """They read the source, and see nothing of what is made when it runs."""
+    name = definition.module
+    assert f"import {name} as {name}\n" in inspect.getsource(nbloss.nn)
 
 
 # --- commands -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from nbloss.engine.unroll import unroll
 SCALAR_MATH = {"contract", "nsz"}
 TEMPLATE_MATH = {"contract", "nsz", "reassoc"}
 
-SCALARS = {name: getattr(scalars, name) for name in primitives.NAMES}
+SCALARS = {name: getattr(scalars, name) for name in primitives.__all__}
 
 
 @functools.cache

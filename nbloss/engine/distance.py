@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -121,6 +121,14 @@ def triples(terms: tuple) -> tuple:
     return terms if isinstance(terms[0], tuple) else (terms,)
 
 
+@overload
+def distance(
+    formula: Callable, *, finish: Callable | None = None, reduce: str = "sum"
+) -> Distance: ...
+@overload
+def distance(
+    formula: None = None, *, finish: Callable | None = None, reduce: str = "sum"
+) -> Callable[[Callable], Distance]: ...
 def distance(
     formula: Callable | None = None,
     *,

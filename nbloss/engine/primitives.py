@@ -18,16 +18,15 @@ sqrt = np.sqrt
 power = np.power
 sign = np.sign
 
-NAMES = (
-    "where",
-    "maximum",
-    "minimum",
+__all__ = [
     "absolute",
     "exp",
     "log",
     "log1p",
-    "sqrt",
+    "maximum",
+    "minimum",
     "power",
     "sign",
-)
-__all__ = list(NAMES)
+    "sqrt",
+    "where",
+]

@@ -45,8 +45,12 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
 
     signature = inspect.signature(build)
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=list(signature.parameters.values())[1:]
+        parameters=list(signature.parameters.values())[1:], return_annotation=Any
     )
+    function.__annotations__ = {
+        **{name: kind for name, kind in build.__annotations__.items() if name != "xp"},
+        "return": Any,
+    }
     del function.__wrapped__
     function.build = build  # type: ignore[attr-defined]
     function.__prepare_scriptable__ = lambda: scriptable(function)  # type: ignore[attr-defined]

@@ -1,0 +1,43 @@
+"""What a type checker knows of nbloss in its users' code. `make types` checks it; it never runs."""
+
+from collections.abc import Callable
+from typing import Any, assert_type
+
+import numpy as np
+import torch
+
+import nbloss
+import nbloss.nn
+from nbloss import distances, nn
+from nbloss.primitives import absolute, sign
+
+x, y = torch.zeros(3), torch.ones(3)
+
+# Modules are torch's classes.
+criterion: torch.nn.HuberLoss = nn.HuberLoss(reduction="sum", delta=0.5)
+nbloss.nn.CrossEntropyLoss(label_smoothing=0.1)(x, y)
+nn.HuberLoss(sigma=0.5)  # type: ignore[call-arg]
+
+# Functions have torch's parameters.
+nbloss.huber_loss(input=x, target=y, reduction="none", delta=1.0)
+nbloss.functional.cross_entropy(x, y, ignore_index=-1, label_smoothing=0.1)
+nbloss.huber_loss(x, y, delta="wide")  # type: ignore[arg-type]
+nbloss.huber_loss(x)  # type: ignore[call-arg]
+
+# So they have on arrays.
+value, gradient = nbloss.value_and_grad(nbloss.huber_loss)(np.zeros(3), np.ones(3))
+
+
+@nbloss.distance
+def weighted_manhattan(x: Any, y: Any, scale: float = 2.0) -> tuple[Any, Any, Any]:
+    z = x - y
+    return scale * absolute(z), scale * sign(z), -scale * sign(z)
+
+
+assert_type(weighted_manhattan, nbloss.Distance)
+assert_type(nbloss.distance(reduce="max"), Callable[[Callable[..., Any]], nbloss.Distance])
+assert_type(distances.minkowski.with_parameters(p=4), nbloss.Distance)
+nn.TripletMarginWithDistanceLoss(distance_function=distances.cosine, margin=0.5)
+
+with nbloss.patch_torch():
+    pass
