@@ -185,6 +185,13 @@ def test_commands_need_rich(capsys: pytest.CaptureFixture, monkeypatch: pytest.M
 # --- documents ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("document", "line"), [("CITATION.cff", "version: {}\n"), ("CHANGELOG.md", "## {} (")]
+)
+def test_the_version_is_told_everywhere(document: str, line: str) -> None:
+    assert line.format(nbloss.__version__) in (ROOT / document).read_text()
+
+
 def python_blocks(document: str) -> list[str]:
     return blocks((ROOT / document).read_text())
 
