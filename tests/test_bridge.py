@@ -44,6 +44,22 @@ def loss(case: Case, operands: dict[str, Any], **more: Any) -> Any:
     return getattr(nbloss, case.loss)(*positional, **weight, **options, **more)
 
 
+@CASE
+@pytest.mark.parametrize("columns", [7, 40])
+def test_results_are_the_same_wherever_memory_lies(case: Case, columns: int) -> None:
+    sizes = np.random.default_rng(0)
+    expected = None
+    for _ in range(100):
+        between = [torch.empty(int(size)) for size in sizes.integers(1, 100, 3)]
+        leaves = leaves_of(case, size=(5, columns))
+        value = loss(case, leaves)
+        value.backward()
+        found = [value.item(), *(leaves[name].grad.tolist() for name in case.differentiable)]
+        expected = expected or found
+        assert found == expected
+        del between
+
+
 # --- no copies --------------------------------------------------------------------------------
 
 

@@ -32,6 +32,30 @@ COMPUTED = {
 }
 
 
+def _apart(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """Make a pointer of an address, apart from all other pointers.
+
+    What is written through one is then known not to be read through another. Otherwise LLVM has a
+    loop find out from the addresses each time, and takes numbers one by one where two arrays lie
+    close together: a sum of few numbers would depend on where their memory happens to be.
+    """
+    name, word, byte = "nbloss_memory", ir.IntType(64), ir.IntType(8).as_pointer()
+    function = builder.module.globals.get(name)
+    if function is None:
+        # As if it allocated memory: that promise is made by the call of a function alone.
+        function = ir.Function(builder.module, ir.FunctionType(byte, [word]), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        function.return_value.add_attribute("noalias")
+        body = ir.IRBuilder(function.append_basic_block())
+        body.ret(body.inttoptr(function.args[0], byte))
+    pointer = builder.call(function, [address])
+    # Memory of one's own that nobody else has seen need not be written when one leaves; so it is
+    # shown to somebody.
+    builder.asm(ir.FunctionType(ir.VoidType(), [byte]), "", "r", [pointer], True)
+    return pointer
+
+
 def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, Any]:
     """Make the few instructions that Python has no word for.
 
@@ -49,9 +73,10 @@ def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, A
         kind = types.CPointer(dtype.dtype)
 
         def codegen(context, builder, signature, arguments):
+            arguments = arguments[:1]
             pointer = context.get_value_type(kind)
             if not space:
-                return builder.inttoptr(arguments[0], pointer)
+                return builder.bitcast(_apart(builder, *arguments), pointer)
             there = pointer.pointee.as_pointer(space)
             return builder.addrspacecast(builder.inttoptr(arguments[0], there), pointer)
 

@@ -50,6 +50,10 @@ from nbloss.engine.vectors import wide_vectors
 SEARCHING = 6
 SORTING = 200
 
+# Loops over arrays that lie closer together than a few vectors go number by number, and add up in
+# another order. So that it is the same order wherever the memory lies, there is room in between.
+APART = 256
+
 
 def by_pairs(score, is_other, pull, labels, count, classes, length):
     """Go through all pairs of a row; give the value and add the derivatives to ``pull``."""
@@ -91,16 +95,17 @@ def template(integers, floats, chunk):
     scale = COMPUTED(floats[GRADIENT_SCALE])
     zero = COMPUTED(0.0)
 
-    score = np.empty(classes, COMPUTED)
-    is_other = np.empty(classes, MASK)  # all bits of a class that is not among the row's labels
-    pull = np.empty(classes, COMPUTED)
-    own_labels = np.empty(classes, np.int64)
+    room = classes + APART
+    score = np.empty(room, COMPUTED)
+    is_other = np.empty(room, MASK)  # all bits of a class that is not among the row's labels
+    pull = np.empty(room, COMPUTED)
+    own_labels = np.empty(room, np.int64)
     if HINGED:
-        own_bounds = np.empty(classes, COMPUTED)
-        bounds, spare = np.empty(2 * classes, COMPUTED), np.empty(2 * classes, COMPUTED)
-        bound_sums = np.empty(classes + 1, np.float64)
-        below = np.empty(classes, np.uint32)
-        met = np.empty(LANES * (classes + 1), np.uint32)
+        own_bounds = np.empty(room, COMPUTED)
+        bounds, spare = np.empty(classes + room, COMPUTED), np.empty(classes + room, COMPUTED)
+        bound_sums = np.empty(room + 1, np.float64)
+        below = np.empty(room, np.uint32)
+        met = np.empty(LANES * (room + 1), np.uint32)
 
     total = 0.0
     for row in range(chunk * integers[PER_CHUNK], min(rows, (chunk + 1) * integers[PER_CHUNK])):
