@@ -270,7 +270,7 @@ def measured(name: str) -> str:
     return (
         f"1000 × 1000, float32, forward and backward: torch eager {time(parts['eager'])}, "
         f"torch.compile {time(parts['compile'])}, nbloss {time(parts['nbloss'])}: "
-        f"**{times(results.ratio(workload))}** to the better of the two. "
+        f"**{times(results.ratio(workload))}** as fast as the better of the two. "
         "[All sizes and types](../benchmarks/cpu.md)."
     )
 
@@ -291,7 +291,7 @@ def page(definition: Definition) -> str:
 
 ## The definition
 
-There is no other code for this loss: the kernels for the processor and for CUDA, the function of
+No other code computes this loss: the kernels for the processor and for CUDA, the function of
 arrays, the function and the module of torch are made from it.
 
 ```{{code-block}} python
