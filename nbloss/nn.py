@@ -78,6 +78,15 @@ def _module(definition: Definition) -> type[torch.nn.Module]:
     return module
 
 
+def __getattr__(name: str) -> type[torch.nn.Module]:
+    """Make the class of a loss that has been defined elsewhere, when it is first asked for."""
+    for definition in LOSSES.values():
+        if definition.module == name:
+            made = globals()[name] = _module(definition)
+            return made
+    raise AttributeError(f"module 'nbloss.nn' has no attribute {name!r}")
+
+
 for _definition in LOSSES.values():
     globals()[_definition.module] = _module(_definition)
     __all__ += [_definition.module]

@@ -33,6 +33,12 @@ def test_samples_of_the_guides_run(page: Path) -> None:
         run(text)
 
 
+def test_a_loss_of_ones_own_may_come_late() -> None:
+    """When all that there is for the other losses has been made."""
+    loaded = "import torch, nbloss.nn\nnbloss.huber_loss(torch.zeros(2), torch.ones(2))\n"
+    run(f"```python\n{loaded}```\n" + (DOCS / "guides" / "from_scalar_to_kernel.md").read_text())
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_samples_of_a_losss_page_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS))

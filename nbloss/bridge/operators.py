@@ -28,9 +28,7 @@ library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped
 tensors_bridge.PLAIN.add(FakeTensor)
 
 # Each loss's arguments in their order, and those of them that are tensors.
-PARAMETERS = {
-    name: tuple(inspect.signature(getattr(functional, name)).parameters) for name in LOSSES
-}
+PARAMETERS: dict[str, tuple[str, ...]] = {}
 TENSORS: dict[str, tuple[str, ...]] = {}
 OPERATORS: dict[str, Any] = {}
 PAIRWISE = "pairwise"  # stands for torch's own module, before its parameters
@@ -144,8 +142,10 @@ def readable(name: str, given: tuple) -> dict[str, Any]:
 
 def define(name: str) -> None:
     """Make the operators of a loss: its value, and its gradients."""
+    if name in OPERATORS:
+        return
     arguments = schema(name)
-    words = PARAMETERS[name]
+    words = PARAMETERS[name] = tuple(inspect.signature(getattr(functional, name)).parameters)
     TENSORS[name] = tuple(
         word for word, kind in zip(words, arguments.split(", "), strict=True) if "Tensor" in kind
     )
@@ -244,5 +244,5 @@ def as_given(name: str, problem: Problem, gradients: Sequence, given: tuple) -> 
     return found
 
 
-for _name in LOSSES:
+for _name in tuple(LOSSES):
     define(_name)

@@ -5,6 +5,10 @@ problem of them for the engine. A pointwise loss that needs no more than broadca
 its own; :func:`nbloss.functional.face.default` makes it.
 """
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import nbloss.losses  # noqa: F401 (fills the registry)
 from nbloss.engine.registry import LOSSES
 from nbloss.functional import face
@@ -25,7 +29,19 @@ __all__ = [
     "triplet_margin_with_distance_loss",
 ]
 
-for _name, _definition in LOSSES.items():
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """Make the function of a loss that has been defined elsewhere, when it is first asked for."""
+    if name not in LOSSES:
+        raise AttributeError(f"module 'nbloss.functional' has no attribute {name!r}")
+    function = globals()[name] = face.default(LOSSES[name])
+    operators = sys.modules.get("nbloss.bridge.operators")
+    if operators is not None:
+        operators.define(name)  # the others were when it was imported
+    return function
+
+
+for _name in LOSSES:
     if _name not in globals():
-        globals()[_name] = face.default(_definition)
+        globals()[_name] = face.default(LOSSES[_name])
         __all__ += [_name]
