@@ -39,6 +39,14 @@ def test_a_loss_of_ones_own_may_come_late() -> None:
     run(f"```python\n{loaded}```\n" + (DOCS / "guides" / "from_scalar_to_kernel.md").read_text())
 
 
+def test_a_loss_of_ones_own_may_come_before_the_operators() -> None:
+    """And be asked for after them."""
+    text = (DOCS / "guides" / "from_scalar_to_kernel.md").read_text()
+    first_use = "loss = nbloss.functional.log_cosh_loss\n"
+    assert first_use in text
+    run(text.replace(first_use, "import nbloss.bridge.operators\n" + first_use))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_samples_of_a_losss_page_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS))

@@ -142,10 +142,11 @@ def readable(name: str, given: tuple) -> dict[str, Any]:
 
 def define(name: str) -> None:
     """Make the operators of a loss: its value, and its gradients."""
+    function = getattr(functional, name)  # which defines the operators, too, if it is made now
     if name in OPERATORS:
         return
     arguments = schema(name)
-    words = PARAMETERS[name] = tuple(inspect.signature(getattr(functional, name)).parameters)
+    words = PARAMETERS[name] = tuple(inspect.signature(function).parameters)
     TENSORS[name] = tuple(
         word for word, kind in zip(words, arguments.split(", "), strict=True) if "Tensor" in kind
     )
