@@ -4,8 +4,8 @@ Many labels, and where the time of a step goes
 
 What words will a page of documentation use, judging by its first paragraph? Each page has dozens of
 them, out of thousands: as many labels. Multi-label margin asks that every word of a page scores 1
-above every word that is not in it, pairs by the ten thousand for each page, and torch goes through
-them one by one. nbloss puts the labels in order instead, and gives the same numbers.
+above every word that is not in it, pairs by the hundred thousand for each page, and torch goes
+through them one by one. nbloss puts the labels in order instead, and gives the same numbers.
 
 The pages are the docstrings of NumPy, SciPy and torch that are installed here.
 """

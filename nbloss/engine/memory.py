@@ -73,10 +73,9 @@ def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, A
         kind = types.CPointer(dtype.dtype)
 
         def codegen(context, builder, signature, arguments):
-            arguments = arguments[:1]
             pointer = context.get_value_type(kind)
             if not space:
-                return builder.bitcast(_apart(builder, *arguments), pointer)
+                return builder.bitcast(_apart(builder, arguments[0]), pointer)
             there = pointer.pointee.as_pointer(space)
             return builder.addrspacecast(builder.inttoptr(arguments[0], there), pointer)
 
