@@ -81,8 +81,8 @@ def steps() -> list[str]:
     huber = nbloss.huber_loss
     for _ in range(2):  # the second call finds what the first has left
         huber(x, y).backward()
-    key, tensors = routes.likeness(huber, (x, y), {})
-    (kind,) = routes.KINDS[key]
+    key, tensors = routes.cache_key(huber, (x, y), {})
+    kind = routes.KINDS[key].latest
     launch: Any = kind.launch
     value, gradient = torch.empty(()), torch.empty_like(x)
     addresses = tuple(map(Tensor.data_ptr, (x, y, gradient, value)))
@@ -99,7 +99,7 @@ def steps() -> list[str]:
     plain = x.detach()
     measured = {
         "choose a route, the guard included": choose,
-        "tell options and tensors apart (`likeness`)": lambda: routes.likeness(huber, (x, y), {}),
+        "tell options and tensors apart (`cache_key`)": lambda: routes.cache_key(huber, (x, y), {}),
         "look up what is known of calls with such options": lambda: routes.KINDS.get(key),
         "make room for a gradient": lambda: torch.empty_like(x),
         "make room for a value": lambda: torch.empty_like(tensors_bridge.NUMBERS["float32"]),

@@ -1,6 +1,7 @@
 """Values and gradients for arrays, without torch."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
@@ -16,7 +17,7 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     fn : function
         A loss of nbloss, or ``functools.partial`` of one.
     argnums : int or sequence of int, optional
-        The positions of the arguments to take the gradient by.
+        The positions of the arguments to differentiate with respect to.
 
     Returns
     -------
@@ -29,7 +30,8 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     Raises
     ------
     TypeError
-        If ``fn`` is no loss of nbloss, or when called with something that is no array.
+        If ``fn`` is no loss of nbloss, if ``argnums`` is of another type, or when called with
+        something that is no array.
     ValueError
         If an argument has no gradient: a target of labels, say.
 
@@ -48,22 +50,35 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     while isinstance(loss, functools.partial):
         before, named_before = (*loss.args, *before), {**loss.keywords, **named_before}
         loss = loss.func
+    if hasattr(getattr(loss, "__wrapped__", None), "build"):
+        raise TypeError(
+            "fn is what value_and_grad returned; it has no gradient of its own, since arrays have "
+            "first derivatives only. Second derivatives are those of tensors: torch.func.hessian"
+        )
     if not hasattr(loss, "build"):
         raise TypeError(f"fn must be a loss of nbloss, or functools.partial of one, got {fn!r}")
     names = list(signature(loss).parameters)
+    numbers = (argnums,) if (single := not isinstance(argnums, Sequence)) else argnums
     chosen = []
-    for number in (argnums,) if isinstance(argnums, int) else argnums:
+    for given in numbers:
+        try:
+            number = operator.index(given)
+        except TypeError:
+            raise TypeError(
+                f"argnums must be an int or a sequence of int, got {argnums!r}"
+            ) from None
         place = number + len(before) if number >= 0 else number
         if not -len(names) <= place < len(names):
             raise ValueError(f"argnums has {number}, but {loss.__name__}() takes {names}")
         chosen.append(names[place])
 
-    @functools.wraps(loss)
+    # Not what `loss` has for attributes: the result is no loss.
+    @functools.wraps(loss, updated=())
     def both(*arguments: Any, **named: Any) -> tuple[Any, Any]:
         named = {**named_before, **named}
         arguments = (*before, *arguments)
         value, gradients = _evaluate(loss, chosen, arguments, named)
-        return value, gradients[0] if isinstance(argnums, int) else tuple(gradients)
+        return value, gradients[0] if single else tuple(gradients)
 
     return both
 
@@ -75,13 +90,21 @@ def _evaluate(
     from nbloss.engine.evaluate import backward, forward
 
     given = signature(loss).bind(*arguments, **named).arguments
-    first = next(iter(given.values()), None)
+    first = given.get(loss.leading)
+    if hasattr(type(first), "__torch_function__"):
+        raise TypeError(
+            f"value_and_grad takes arrays, but {loss.leading} is a {type(first).__name__} of "
+            f"torch; for tensors call {loss.__name__}(), and then .backward() or "
+            "torch.autograd.grad"
+        )
     xp = bridge_of(first)
     problem = built(xp, loss, arguments, named)
+    possible = [n for n, has in zip(problem.names, problem.differentiable, strict=True) if has]
     for name in chosen:
-        if name not in problem.names:
+        if name not in possible:
             raise ValueError(
-                f"{loss.__name__}() has no gradient by {name} here, only by {list(problem.names)}"
+                f"{loss.__name__}() has no gradient with respect to {name} here, only with respect "
+                f"to {possible}"
             )
     wanted = tuple(name in chosen for name in problem.names)
     value, gradients = forward(xp, problem, wanted)
@@ -102,7 +125,10 @@ def _like(gradient: Any, argument: Any) -> Any:
         if axis < added or (shape[axis - added] == 1 and size != 1)
     )
     if repeated:
-        gradient = gradient.sum(axis=repeated, keepdims=True).reshape(shape)
+        # Many small numbers are lost beside a sum of their own type.
+        wide = "float32" if gradient.dtype.name == "float16" else "float64"
+        total = gradient.sum(axis=repeated, keepdims=True, dtype=wide)
+        gradient = total.reshape(shape).astype(gradient.dtype)
     if is_floating(argument):
         return gradient.astype(argument.dtype.newbyteorder("="), copy=False)
     return gradient

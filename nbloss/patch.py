@@ -3,37 +3,52 @@
 import threading
 from typing import Any
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _replaced: dict[str, Any] = {}
+_in_force: set["Patch"] = set()
 
 
 class Patch:
-    """What :func:`patch_torch` returns; as a context manager it undoes at the end what it did."""
+    """What :func:`patch_torch` returns; as a context manager it undoes at the end what it did.
 
-    def __init__(self, effective: bool) -> None:
-        self._effective = effective
+    Patches may be nested, overlap in several threads, and be entered again: torch has its own
+    functions back when none is in force any more.
+    """
+
+    def __init__(self) -> None:
+        self._install()
+
+    def _install(self) -> None:
+        with _lock:
+            if not _in_force:
+                _put_in()
+            _in_force.add(self)
 
     def __enter__(self) -> "Patch":
+        self._install()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._effective:
-            unpatch_torch()
+        with _lock:
+            if self in _in_force:
+                _in_force.remove(self)
+                if not _in_force:
+                    _take_out()
 
     def __repr__(self) -> str:
-        return "<nbloss in torch.nn.functional>" if _replaced else "<nbloss, taken back>"
+        return "<nbloss in torch.nn.functional>" if self in _in_force else "<nbloss, taken back>"
 
 
 def patch_torch() -> Patch:
-    """Put every loss that nbloss has into ``torch.nn.functional``.
+    """Put the losses that nbloss has with torch's contract into ``torch.nn.functional``.
 
     The modules of ``torch.nn`` use them, too. What nbloss has no kernel for goes on to torch's own
-    functions. Patching twice is patching once.
+    functions. Losses of one's own are not put there, whatever their names.
 
     Returns
     -------
     Patch
-        A context manager that takes the losses back at its end, unless they were there already.
+        A context manager that takes the losses back at its end, unless another patch is in force.
 
     Examples
     --------
@@ -43,27 +58,31 @@ def patch_torch() -> Patch:
     >>> loss
     tensor(0.5000)
     """
+    return Patch()
+
+
+def unpatch_torch() -> None:
+    """Take back what all calls of :func:`patch_torch` did; without one, do nothing."""
+    with _lock:
+        if _in_force:
+            _in_force.clear()
+            _take_out()
+
+
+def _put_in() -> None:
     import torch.nn.functional
 
     from nbloss import functional
     from nbloss.bridge.originals import ORIGINALS
 
-    with _lock:
-        if _replaced:
-            return Patch(effective=False)
-        for name in ORIGINALS:
-            _replaced[name] = getattr(torch.nn.functional, name)
-            setattr(torch.nn.functional, name, getattr(functional, name))
-        return Patch(effective=True)
+    for name in ORIGINALS:
+        _replaced[name] = getattr(torch.nn.functional, name)
+        setattr(torch.nn.functional, name, getattr(functional, name))
 
 
-def unpatch_torch() -> None:
-    """Take back what :func:`patch_torch` did; without it, do nothing."""
-    with _lock:
-        if not _replaced:
-            return
-        import torch.nn.functional
+def _take_out() -> None:
+    import torch.nn.functional
 
-        for name, theirs in _replaced.items():
-            setattr(torch.nn.functional, name, theirs)
-        _replaced.clear()
+    for name, theirs in _replaced.items():
+        setattr(torch.nn.functional, name, theirs)
+    _replaced.clear()

@@ -1,5 +1,6 @@
 """Between arrays, tensors and kernels: nothing is copied, and autograd gets what it asked for."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -172,13 +173,54 @@ def test_scaled_and_added_losses(case: Case) -> None:
         torch.testing.assert_close(scaled[name].grad, 2.5 * plain[name].grad)
 
 
-def test_an_operand_changed_in_between_is_noticed() -> None:
-    x = torch.zeros(3, requires_grad=True)
-    y = x * 1
-    value = nbloss.huber_loss(y, torch.ones(3))
-    y.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.backward()
+# --- calls like one before --------------------------------------------------------------------
+
+
+@CASE
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_batches_of_varying_length_are_remembered(
+    case: Case, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "distance_function" in case.kwargs:
+        pytest.skip("a distance can be changed, and is looked at in each call")
+    batches = [leaves_of(case, size=(rows, 7)) for rows in range(1, 60)]
+    for batch in batches:
+        loss(case, batch, reduction=reduction)
+
+    def checked(*_: Any) -> None:
+        raise AssertionError("a call like this one was made before")
+
+    monkeypatch.setattr(routes, "checked", checked)
+    for batch in batches * 2:
+        assert loss(case, batch, reduction=reduction).requires_grad
+
+
+def test_types_in_turns_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [
+        (torch.zeros(3, dtype=dtype, requires_grad=grad), torch.ones(3, dtype=dtype))
+        for dtype in (torch.float32, torch.float64, torch.float16)
+        for grad in (True, False)
+    ]
+    for x, y in kinds:
+        nbloss.huber_loss(x, y)
+    monkeypatch.delattr(routes, "checked")
+    for x, y in kinds * 2:
+        value = nbloss.huber_loss(x, y)
+        assert (value.dtype, value.requires_grad) == (x.dtype, x.requires_grad)
+
+
+@CASE
+def test_keyword_arguments_in_any_order(case: Case) -> None:
+    """The first operand decides between arrays and tensors, and not whichever comes first."""
+    options = {**case.options(distances), "reduction": "sum"}
+    for operands in (arrays_of(case), tensors_of(case)):
+        positional, weight = split(operands)
+        expected = getattr(nbloss, case.loss)(*positional, **weight, **options)
+        for named in ({**options, **operands}, dict(reversed([*operands.items()])) | options):
+            found = getattr(nbloss, case.loss)(**named)
+            np.testing.assert_array_equal(found, expected)
+            partial = functools.partial(getattr(nbloss, case.loss), **options)
+            np.testing.assert_array_equal(partial(**operands), expected)
 
 
 # --- threads ----------------------------------------------------------------------------------

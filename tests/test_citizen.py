@@ -86,6 +86,48 @@ def test_an_inner_context_leaves_the_outer_patch() -> None:
     assert F.huber_loss is not nbloss.huber_loss
 
 
+def test_patches_that_overlap() -> None:
+    before = originals()
+    first, second = nbloss.patch_torch(), nbloss.patch_torch()
+    first.__exit__()
+    assert F.huber_loss is nbloss.huber_loss
+    assert repr(first) == "<nbloss, taken back>"
+    second.__exit__()
+    assert originals() == before
+    second.__exit__()
+    assert originals() == before
+
+
+def test_a_patch_can_be_used_again() -> None:
+    before = originals()
+    patch = nbloss.patch_torch()
+    for _ in range(2):
+        with patch:
+            assert F.huber_loss is nbloss.huber_loss
+        assert originals() == before
+
+
+def test_patches_of_two_threads() -> None:
+    before = originals()
+    entered, left = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with nbloss.patch_torch():
+            entered.set()
+            assert left.wait(10)
+            found.append(F.huber_loss)
+
+    found: list[Callable] = []
+    thread = threading.Thread(target=work)
+    with nbloss.patch_torch():
+        thread.start()
+        assert entered.wait(10)
+    left.set()
+    thread.join()
+    assert found == [nbloss.huber_loss]
+    assert originals() == before
+
+
 def test_patching_in_many_threads() -> None:
     before = originals()
 

@@ -166,12 +166,16 @@ def short_finish(total):
 @pytest.mark.parametrize(
     ("formula", "options", "message"),
     [
-        (wrong_slope, {}, "distance wrong_slope: the derivative by y at x=.* is given as .* say"),
+        (
+            wrong_slope,
+            {},
+            "distance wrong_slope: .* with respect to y at x=.* is stated as .* give",
+        ),
         (no_slopes, {}, "distance no_slopes must return"),
         (one_coordinate, {}, "distance one_coordinate must take two coordinates"),
         (square, {"reduce": "mean"}, "reduce must be one of"),
         (two_sums, {}, "distance two_sums has 2 sums"),
-        (square, {"finish": wrong_finish}, "the derivative by sum 0 in finish"),
+        (square, {"finish": wrong_finish}, "the derivative with respect to sum 0 in finish"),
         (square, {"finish": short_finish}, "finish of distance square must return"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as shapes
@@ -126,12 +127,68 @@ def test_types_of_gradients() -> None:
     ("function", "argnums", "error", "message"),
     [
         (np.sum, 0, TypeError, "fn must be a loss of nbloss"),
-        (nbloss.nll_loss, 1, ValueError, "no gradient by target here, only by .'input'"),
+        (
+            nbloss.nll_loss,
+            1,
+            ValueError,
+            "no gradient with respect to target here, only with respect to .'input'",
+        ),
         (nbloss.nll_loss, 20, ValueError, "argnums has 20"),
+        (nbloss.nll_loss, 0.0, TypeError, "argnums must be an int or a sequence of int, got 0.0"),
+        (nbloss.nll_loss, "input", TypeError, "argnums must be .* got 'input'"),
+        (
+            nbloss.value_and_grad(nbloss.nll_loss),
+            0,
+            TypeError,
+            "fn is what value_and_grad returned.*torch.func.hessian",
+        ),
     ],
 )
 def test_what_has_no_gradient(
-    function: Any, argnums: int, error: type[Exception], message: str
+    function: Any, argnums: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         nbloss.value_and_grad(function, argnums)(np.zeros((2, 3)), np.array([0, 1]))
+
+
+def test_tensors_have_autograd() -> None:
+    x = torch.zeros(3)
+    with pytest.raises(TypeError, match=r"takes arrays, but input is a Tensor of torch.*backward"):
+        nbloss.value_and_grad(nbloss.huber_loss)(target=x, input=x)
+
+
+def test_numbers_of_arguments_are_of_any_integer_type() -> None:
+    x, y = np.array([0.5, 3.0]), np.array([0.0, 0.0])
+    _, gradient = nbloss.value_and_grad(nbloss.huber_loss, np.int64(1))(x, y)
+    _, (again,) = nbloss.value_and_grad(nbloss.huber_loss, [np.int32(1)])(x, y)
+    assert gradient.tolist() == again.tolist() == [-0.25, -0.5]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (1, 1)])
+def test_gradients_of_broadcast_operands_are_sums_of_all(dtype: str, shape: tuple) -> None:
+    """Ten thousand ones, or tenths, are more than a sum in float16 can hold."""
+    x, y = np.zeros((10000, 4), dtype), np.ones(shape, dtype)
+    with pytest.warns(UserWarning, match="target size"):
+        _, gradient = nbloss.value_and_grad(nbloss.huber_loss, 1)(x, y, reduction="sum")
+    assert (gradient.dtype, gradient.shape) == (np.dtype(dtype), shape)
+    expected = 10000 * (4 if shape == (1, 1) else 1)
+    np.testing.assert_array_equal(gradient, np.full(shape, expected, dtype))
+    tenth = (y * 0.1).astype(dtype)
+    with pytest.warns(UserWarning, match="target size"):
+        _, gradient = nbloss.value_and_grad(nbloss.huber_loss, 1)(x, tenth, reduction="sum")
+    exact = expected * tenth.astype(np.float64)
+    np.testing.assert_allclose(gradient, exact, rtol=max(np.finfo(dtype).eps, 1e-12))
+
+
+def test_operands_that_are_repeated_beyond_reason() -> None:
+    """Without memory of that size the call would go on for minutes, and not be interrupted."""
+    x = np.broadcast_to(np.float32(0.0), (2**20, 2**20))
+    with pytest.raises(MemoryError, match=r"huber_loss\(\): operands of shape .* broadcast"):
+        nbloss.huber_loss(x, x)
+    y = torch.zeros(1).expand(2**40)
+    with pytest.raises(MemoryError, match="broadcast operands may have at most"):
+        nbloss.huber_loss(y, y)
+    # Large, and done at once: there is nothing to do for most of its classes.
+    scores = torch.zeros(1, 1).expand(2, 2**40)
+    assert nbloss.nll_loss(scores, torch.tensor([0, 2**39])).item() == 0.0

@@ -1,5 +1,11 @@
-"""The kernels as steps of torch's autograd graph."""
+"""The kernels as steps of torch's autograd graph.
 
+A kernel makes value and gradient in one walk over memory, so most gradients are made in the forward
+pass ("early"), and the backward pass multiplies them by ``grad_output``. They are made in the
+backward pass where keeping them would cost the user more than it saves: see :func:`is_kept`.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,12 +16,13 @@ from torch.autograd import forward_ad
 
 from nbloss.bridge import composite
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.engine.evaluate import AnyLaunch, backward, first_pass, fitted, rescale, run
+from nbloss.engine.evaluate import AnyLaunch, backward, fitted, rescale, run
 from nbloss.engine.problem import Problem, present
 
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._functorch.maybe_current_level
 _is_batch = torch._C._functorch.is_legacy_batchedtensor
+_saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 is_plain = tensors_bridge.is_plain
 
 
@@ -28,7 +35,7 @@ class Kind(NamedTuple):
     operands : int
         How many of the tensors are operands; the rest are the constants that there are.
     wanted : tuple of bool
-        The operands whose gradients are wanted; empty if none is.
+        The operands that need a gradient; empty if none does.
     early : tuple of bool
         The operands whose gradients are made together with the value.
     launch : Launch or None
@@ -36,7 +43,9 @@ class Kind(NamedTuple):
     fits : function or None
         Tells whether tensors are of this kind.
     keeps : bool
-        Whether any is, and is to be kept for the way back.
+        Whether any gradient is made together with the value, and kept for the backward pass.
+    size : int
+        Bytes of these gradients.
     on_device : bool
         Whether the tensors lie on a CUDA device.
     constants : tuple of bool
@@ -45,6 +54,8 @@ class Kind(NamedTuple):
         The gradients of these constants.
     saved : tuple of (dtype, device, shape)
         What the tensors are.
+    copied : bool
+        Whether there are inference tensors among them, which autograd does not save.
     """
 
     problem: Problem
@@ -54,28 +65,34 @@ class Kind(NamedTuple):
     launch: AnyLaunch | None = None
     fits: Any = None
     keeps: bool = False
+    size: int = 0
     on_device: bool = False
     constants: tuple[bool, ...] = ()
     nothing: tuple[None, ...] = ()
     saved: tuple[tuple[torch.dtype, torch.device, tuple[int, ...]], ...] = ()
+    copied: bool = False
 
     def bare(
         self, launch: AnyLaunch | None = None, fits: Callable[..., bool] | None = None
     ) -> "Kind":
         """Let go of the arrays."""
-        constants = self.problem.constants
+        operands, constants = self.problem.operands, self.problem.constants
+        tensors = (*operands, *present(constants))
         return self._replace(
             problem=replace(self.problem, operands=(), constants=()),
             launch=launch,
             fits=fits,
-            keeps=any(self.early) and self.problem.reduction != "none",
-            on_device=tensors_bridge.device(self.problem.operands[0]) is not None,
+            keeps=any(self.early),
+            size=sum(
+                x.numel() * x.element_size()
+                for x, early in zip(operands, self.early, strict=True)
+                if early
+            ),
+            on_device=tensors_bridge.device(operands[0]) is not None,
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),
-            saved=tuple(
-                (x.dtype, x.device, tuple(x.shape))
-                for x in (*self.problem.operands, *present(constants))
-            ),
+            saved=tuple((x.dtype, x.device, tuple(x.shape)) for x in tensors),
+            copied=any(x.is_inference() for x in tensors),
         )
 
     def filled(self, tensors: tuple) -> Problem:
@@ -103,45 +120,163 @@ def as_saved(x: Tensor, dtype: torch.dtype, device: torch.device, shape: tuple[i
     return x
 
 
+# --- gradients that wait for the backward pass ---------------------------------------------------
+
+SMALL = 1 << 20  # bytes of gradients that are not worth counting
+MOST_KEPT = 1 << 26  # bytes of gradients that several losses keep at a time
+_waiting: dict[int, int] = {}  # bytes, for each `Counted` there is
+
+
+class Counted:
+    """Counts the gradients of one loss for as long as they wait."""
+
+    def __init__(self, size: int) -> None:
+        # An item of a dictionary, since that takes no lock: the garbage collector may run `__del__`
+        # at any moment and in any thread.
+        _waiting[id(self)] = size
+
+    def __del__(self, pop: Callable = _waiting.pop) -> None:  # bound, for when Python shuts down
+        pop(id(self), None)
+
+
+def early(problem: Problem, wanted: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Say which gradients a call should make together with its value.
+
+    Parameters
+    ----------
+    problem : Problem
+    wanted : tuple of bool
+        The operands that need a gradient; empty if none does.
+
+    Returns
+    -------
+    tuple of bool
+        One for each operand.
+    """
+    first, definition = problem.operands[0], problem.definition
+    none = (False,) * len(problem.operands)
+    if not wanted or first.dtype in tensors_bridge.HALF:
+        return none  # a half type rounds its gradient once: when `grad_output` is known
+    if problem.reduction == "none":
+        # Where torch keeps no operand for its backward pass, neither does nbloss: the caller may
+        # change it in place. Elsewhere one walk with `grad_output` costs less than two.
+        on_device = tensors_bridge.device(first) is not None
+        return none if definition.saves_operands or on_device else wanted
+    if definition.sparse_gradient and first.numel() * first.element_size() >= SMALL:
+        return none  # the value takes a fraction of the time of the gradient: nothing is saved
+    return wanted
+
+
+def is_kept(kind: Kind) -> bool:
+    """Whether gradients are made now and kept, or else made in the backward pass.
+
+    Under hooks for saved tensors (a checkpoint frees them, others move them to another device)
+    memory is dearer than time. Otherwise a single loss keeps what it will, and several together
+    what fits into ``MOST_KEPT``; unless torch's own function would keep as much.
+    """
+    if _saved_tensor_hooks(True) is not None:
+        return False
+    if kind.size < SMALL or not kind.problem.definition.saves_operands:
+        return True
+    waiting = sum(list(_waiting.values()))
+    return not waiting or waiting + kind.size <= MOST_KEPT
+
+
+def first_pass(kind: Kind, tensors: tuple, gradients: bool) -> tuple[Tensor, list]:
+    """Give the value and, if asked for, the early gradients, whose `grad_output` is 1."""
+    launch, arrays = kind.launch, tensors
+    if launch is None or (kind.keeps and not gradients):
+        problem = kind.filled(tensors)
+        early = kind.early if gradients else (False,) * kind.operands
+        value = "each" if problem.reduction == "none" else "sum"
+        launch, operands, _ = fitted(tensors_bridge, problem, early, value)
+        arrays = (*operands, *tensors[kind.operands :])
+    return run(tensors_bridge, launch, arrays)
+
+
+def scaled(kind: Kind, gradients: list, grad_output: Tensor) -> bool:
+    """Multiply early gradients by `grad_output`, in place.
+
+    Returns
+    -------
+    bool
+        False if `grad_output` is not finite, and nothing was done: what is 0 then has to stay 0,
+        which only the kernel can tell from a number that is too small.
+    """
+    factor: Any
+    if kind.problem.reduction == "none":
+        if not grad_output.isfinite().all():
+            return False
+        factor = beside(grad_output, kind)
+    elif kind.on_device:
+        rescale(tensors_bridge, gradients, grad_output)
+        return True
+    else:
+        factor = grad_output.item()
+        if factor == 1.0:
+            return True
+        if not math.isfinite(factor):
+            return False
+    for gradient in gradients:
+        if gradient is not None:
+            gradient *= factor
+    return True
+
+
+def beside(grad_output: Tensor, kind: Kind) -> Tensor:
+    """View `grad_output`, one number a value, so that it broadcasts to the operands."""
+    rank = len(kind.saved[0][2])
+    if grad_output.dim() == rank:
+        return grad_output
+    axis = min(1, rank - 1) if kind.problem.definition.pattern == "classes" else -1
+    return grad_output.unsqueeze(axis)
+
+
 class LossFunction(torch.autograd.Function):
     """A kernel as a step of the autograd graph."""
 
     @staticmethod
     def forward(ctx: Any, kind: Kind, *tensors: Tensor) -> Tensor:
-        launch, arrays = kind.launch, tensors
-        if launch is None:
-            problem = kind.filled(tensors)
-            launch, operands, _ = fitted(tensors_bridge, problem, *first_pass(problem, kind.early))
-            arrays = (*operands, *tensors[kind.operands :])
-        value, gradients = run(tensors_bridge, launch, arrays)
+        keeps = kind.keeps and is_kept(kind)
+        value, gradients = first_pass(kind, tensors, keeps)
         ctx.kind = kind
-        ctx.gradients = gradients if kind.keeps else None
+        ctx.gradients = gradients if keeps else None
+        if keeps and kind.size >= SMALL:
+            ctx.counted = Counted(kind.size)
+        if kind.copied:
+            tensors = tuple(x.clone() if x.is_inference() else x for x in tensors)
         ctx.save_for_backward(*tensors)
         return value
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple:
-        tensors = ctx.saved_tensors  # also says whether an operand was changed in between
+    def backward(ctx: Any, grad_output: Tensor) -> tuple:
         kind = ctx.kind
         # With create_graph=True the gradient has to have a graph, too; it may be differentiated
-        # forward, or for a batch, which is what `is_grads_batched=True` hands over. What comes from
-        # above may also be no plain numbers.
+        # forward, or for a batch, which is what `is_grads_batched=True` gives. And `grad_output`
+        # may be no plain numbers.
         if (
             _grad_enabled()
             or _transforms() is not None
             or forward_ad._current_level >= 0
-            or _is_batch(upstream)
-            or ((kind.on_device or kind.problem.reduction == "none") and not is_plain(upstream))
+            or _is_batch(grad_output)
+            or ((kind.on_device or kind.problem.reduction == "none") and not is_plain(grad_output))
         ):
-            again = composite.gradients(kind.filled(tensors), upstream, kind.wanted)
-            return (None, *again, *kind.nothing)
-        # What forward made is handed over once. Whoever comes again gets it computed again.
+            problem = kind.filled(ctx.saved_tensors)
+            return (None, *composite.gradients(problem, grad_output, kind.wanted), *kind.nothing)
+        # What the forward pass made is given away once. It needs no operand, so that an operand may
+        # have been changed in place; `saved_tensors` would raise.
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            gradients = backward(tensors_bridge, kind.filled(tensors), upstream, kind.wanted)
-        else:
-            rescale(tensors_bridge, gradients, upstream)
-        return (None, *gradients, *kind.nothing)
+        ctx.counted = None
+        if gradients is not None and scaled(kind, gradients, grad_output):
+            return (None, *gradients, *kind.nothing)
+        tensors = ctx.saved_tensors
+        if kind.keeps:
+            # The same arithmetic as if they had been kept, for the same bits.
+            _, gradients = first_pass(kind, tensors, True)
+            if scaled(kind, gradients, grad_output):
+                return (None, *gradients, *kind.nothing)
+        found = backward(tensors_bridge, kind.filled(tensors), grad_output, kind.wanted)
+        return (None, *found, *kind.nothing)
 
 
 # What compiles a whole backward leaves this step as it is: engine and kernels are no graph.

@@ -208,7 +208,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """Compute the loss of a public function: an array, or a NumPy scalar, as NumPy would give."""
     from nbloss.engine.evaluate import forward  # imports Numba, which takes its time
 
-    first = arguments[0] if arguments else next(iter(named.values()), None)
+    first = arguments[0] if arguments else named.get(function.leading)
     xp = bridge_of(first)
     problem = built(xp, function, arguments, named)
     value, _ = forward(xp, problem, (False,) * len(problem.operands))

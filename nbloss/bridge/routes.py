@@ -27,10 +27,10 @@ from torch.nn.parameter import Parameter
 
 from nbloss.bridge import composite, operators, originals
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.autograd import Kind, LossFunction, apply
+from nbloss.bridge.autograd import Kind, LossFunction, apply, early
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine.distance import Distance
-from nbloss.engine.evaluate import first_pass, fitted, forward, run
+from nbloss.engine.evaluate import fitted, forward, run
 from nbloss.engine.problem import present
 
 # What is asked at every call, by the shortest names.
@@ -48,15 +48,17 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         return overriding(function, arguments, named)
     if forward_ad._current_level >= 0:
         return composed(function, arguments, named)
-    key, tensors = likeness(function, arguments, named)
+    key, tensors = cache_key(function, arguments, named)
     try:
-        kinds = KINDS.get(key, ())
+        kinds = KINDS.get(key)
     except TypeError:  # an argument that can't be hashed
-        kinds, key = (), None
+        kinds, key = None, None
     watched = _modes() > 0
-    for kind in () if watched else kinds:
-        # This also tells that there are no transforms, tracers or autocast.
-        if kind.fits(*tensors):
+    if kinds is not None and not watched:
+        # The guard also tells that there are no transforms, tracers or autocast.
+        latest = kinds.latest
+        kind = latest if latest.fits(*tensors) else kinds.find(tensors)
+        if kind is not None:
             if kind.wanted:
                 return apply(kind, *tensors)
             return run(tensors_bridge, kind.launch, tensors)[0]  # type: ignore[arg-type]
@@ -71,16 +73,35 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
 
 # --- calls that are alike -------------------------------------------------------------------------
 
-# What is known of calls that have their options in common; each kind fits other tensors.
-KINDS: dict[tuple, tuple[Kind, ...]] = {}
-MOST_KINDS = 8  # of the same options
+
+class Kinds:
+    """What is known of calls that have all in common but their tensors."""
+
+    __slots__ = ("latest", "others")
+
+    def __init__(self, kind: Kind) -> None:
+        self.latest = kind
+        # By the layout of their tensors: however many there are, one of them is looked at.
+        self.others: dict[tuple, Kind] = {}
+
+    def find(self, tensors: list[Tensor]) -> Kind | None:
+        """Find what fits tensors other than the latest."""
+        kind = self.others.get(layout(tensors))
+        if kind is None or not kind.fits(*tensors):
+            return None
+        self.latest = kind
+        return kind
+
+
+KINDS: dict[tuple, Kinds] = {}
+MOST_LAYOUTS = 4096  # of calls that have all else in common
 MOST_OPTIONS = 1024
 # Options that stay what they are.
 LASTING = (bool, int, float, str, type(None), np.generic, Distance)
 DEPRECATED = ("size_average", "reduce")  # torch warns of these at every call
 
 
-def likeness(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, list[Tensor]]:
+def cache_key(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, list[Tensor]]:
     """Give all of a call but its tensors, and these."""
     key: list[Any] = [function, _grad_enabled()]
     tensors = []
@@ -101,6 +122,11 @@ def likeness(function: Any, arguments: tuple, named: dict[str, Any]) -> tuple[An
     return tuple(key), tensors
 
 
+def layout(tensors: list[Tensor]) -> tuple:
+    """Give what tells the tensors of calls apart that are alike but for them."""
+    return tuple((x.shape, x.stride(), x.dtype, x.requires_grad, x.device) for x in tensors)
+
+
 def remember(
     function: Any, arguments: tuple, named: dict[str, Any], key: tuple, tensors: list, kind: Kind
 ) -> None:
@@ -118,7 +144,8 @@ def remember(
     arrays = (*problem.operands, *present(problem.constants))
     if len(arrays) != len(tensors) or any(x is not y for x, y in zip(arrays, tensors, strict=True)):
         return
-    launch, operands, _ = fitted(tensors_bridge, problem, *first_pass(problem, kind.early))
+    value = "each" if problem.reduction == "none" else "sum"
+    launch, operands, _ = fitted(tensors_bridge, problem, kind.early, value)
     if any(x is not y for x, y in zip(operands, problem.operands, strict=True)):
         return
     # torch's own compiler tells in this way whether it can use again what it has compiled: by the
@@ -131,9 +158,15 @@ def remember(
     ).check
     if not fits(*tensors):  # the same tensor in two places, say
         return
-    if len(KINDS) >= MOST_OPTIONS:
-        KINDS.clear()
-    KINDS[key] = (kind.bare(launch, fits), *KINDS.get(key, ()))[:MOST_KINDS]
+    known = kind.bare(launch, fits)
+    kinds = KINDS.get(key)
+    if kinds is None:
+        if len(KINDS) >= MOST_OPTIONS:
+            KINDS.clear()
+        kinds = KINDS[key] = Kinds(known)
+    if len(kinds.others) >= MOST_LAYOUTS:
+        kinds.others.clear()
+    kinds.others[layout(tensors)] = kinds.latest = known
 
 
 # --- routes ---------------------------------------------------------------------------------------
@@ -155,19 +188,18 @@ def checked(
     except Unserved as refusal:
         return originals.unserved(function.__name__, refusal.error, arguments, named)
     operands = problem.operands
-    wanted = tuple(x.requires_grad for x in operands)
+    wanted = tuple(
+        x.requires_grad and has for x, has in zip(operands, problem.differentiable, strict=True)
+    )
     if not any(wanted) or not _grad_enabled():
         wanted = ()
-    # A half type rounds its gradient once: when what comes from above is known.
-    half = operands[0].dtype in tensors_bridge.HALF
-    early = (False,) * len(operands) if half or not wanted else wanted
-    kind = Kind(problem, len(operands), wanted, early)
+    kind = Kind(problem, len(operands), wanted, early(problem, wanted))
     if key is not None:
         remember(function, arguments, named, key, tensors, kind)
     if wanted:
         constants = present(problem.constants)
         return LossFunction.apply(kind.bare(), *operands, *constants)  # type: ignore[no-untyped-call]
-    return forward(tensors_bridge, problem, early)[0]
+    return forward(tensors_bridge, problem, kind.early)[0]
 
 
 def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -10,6 +9,8 @@ from typing import Any, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
+
+from nbloss.engine.finite_differences import STEP, agree
 
 REDUCTIONS = ("sum", "max", "min")
 
@@ -189,8 +190,6 @@ def distance(
 
 # Pairs of coordinates to check derivatives at: both signs, near and far, no ties.
 _POINTS = ((0.3, 1.7), (1.9, 0.4), (-0.7, 0.6), (0.8, -1.1), (-2.3, -0.2), (-0.5, -1.6))
-_STEP = 1e-6
-_TOLERANCE = 1e-4
 
 
 def _check(
@@ -213,12 +212,12 @@ def _check(
         raise ValueError(f"distance {name} has {count} sums: it needs finish=, and reduce='sum'")
     for x, y in _POINTS:
         given = terms(x, y)
-        right, left = terms(x + _STEP, y), terms(x - _STEP, y)
-        above, below = terms(x, y + _STEP), terms(x, y - _STEP)
+        right, left = terms(x + STEP, y), terms(x - STEP, y)
+        above, below = terms(x, y + STEP), terms(x, y - STEP)
         for k in range(count):
             place = f"x={x}, y={y}" + (f" (sum {k})" if count > 1 else "")
-            _agree(name, "x", place, given[k][1], right[k][0] - left[k][0])
-            _agree(name, "y", place, given[k][2], above[k][0] - below[k][0])
+            agree(f"distance {name}", "x", place, given[k][1], right[k][0] - left[k][0])
+            agree(f"distance {name}", "y", place, given[k][2], above[k][0] - below[k][0])
     if finish is not None:
         rows = np.array(_POINTS)
         per_point = [[t[0] for t in terms(x, y)] for x, y in rows]
@@ -233,16 +232,13 @@ def _check(
             ends = []
             for sign in (1, -1):
                 moved = list(totals)
-                moved[k] += sign * _STEP
+                moved[k] += sign * STEP
                 ends.append(finish(*moved, *parameters)[0])
-            _agree(name, f"sum {k} in finish", f"sums={totals}", given[1 + k], ends[0] - ends[1])
+            agree(
+                f"distance {name}",
+                f"sum {k} in finish",
+                f"sums={totals}",
+                given[1 + k],
+                ends[0] - ends[1],
+            )
     return count
-
-
-def _agree(name: str, by: str, place: str, given: float, rise: float) -> None:
-    measured = float(rise) / (2 * _STEP)
-    if not math.isclose(given, measured, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
-        raise ValueError(
-            f"distance {name}: the derivative by {by} at {place} is given as {float(given):.6g}, "
-            f"but finite differences of the value say {measured:.6g}"
-        )

@@ -175,6 +175,9 @@ def order(request: Request) -> list[At]:
 # Elements from which threads pay. Entering a parallel region costs 2 to 4 microseconds, and waking
 # the threads more.
 PARALLEL_FROM = 1 << 16
+# Elements of operands that are repeated, not in memory: no one means to wait for more. It would be
+# minutes, in which a kernel can't be interrupted.
+MOST_BROADCAST = 1 << 36
 
 
 def ready(
@@ -202,6 +205,12 @@ def ready(
     survey_integers : tuple, optional
         What lies from ``SURVEYED`` on.
     """
+    dense = [chunks.is_contiguous(request.shape, steps) for steps in request.strides]
+    if work > MOST_BROADCAST and not any(dense):
+        raise MemoryError(
+            f"{request.definition.name}(): operands of shape {list(request.shape)} have {work} "
+            f"elements; broadcast operands may have at most {MOST_BROADCAST}"
+        )
     if len(integers) > LAST_INTEGER or len(floats) > FLOATS:
         raise ValueError(
             f"a kernel takes at most {LAST_INTEGER} integers and {FLOATS} floats, "
@@ -246,6 +255,6 @@ def ready(
         shapes[request.value],
         (0,) * (rounded - len(places)),
         work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
-        all(chunks.is_contiguous(request.shape, steps) for steps in request.strides),
+        all(dense),
         size,
     )

@@ -41,6 +41,15 @@ class Problem:
         """Shape of the operands."""
         return tuple(self.operands[0].shape)
 
+    @property
+    def differentiable(self) -> tuple[bool, ...]:
+        """For each operand, whether it has a gradient; in one's own loss some may have none."""
+        definition = self.definition
+        return tuple(
+            name in definition.differentiable or name not in definition.operands
+            for name in self.names
+        )
+
 
 def present(constants: tuple) -> tuple:
     """Give the constants that there are."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from nbloss.engine import finite_differences
+
 LOSSES: dict[str, "Definition"] = {}
 
 
@@ -37,6 +39,12 @@ class Definition:
         Whether the loss of a sample is the mean over the last dimension.
     hinge : function or None
         For a pairwise loss that is a hinge: what the formula adds to the other class's score.
+    saves_operands : bool
+        Whether torch's own function saves the operands for its backward pass, where a change in
+        place between the passes is an error. Where it does not, it keeps as much memory as the
+        gradients take.
+    sparse_gradient : bool
+        Whether the value takes but a few of the numbers that the gradient has.
     """
 
     name: str
@@ -48,6 +56,8 @@ class Definition:
     module: str
     mean_over_classes: bool = False
     hinge: Callable | None = None
+    saves_operands: bool = True
+    sparse_gradient: bool = False
 
     def __call__(self, *arguments: Any) -> Any:
         """Evaluate the formula as it stands, on Python numbers or NumPy arrays."""
@@ -60,11 +70,13 @@ class Definition:
 def define(
     pattern: str,
     formula: Callable,
-    differentiable: tuple[str, ...],
+    differentiable: str | tuple[str, ...],
     module: str | None = None,
     **more: Any,
 ) -> Definition:
-    """Make a definition, and list it among the losses."""
+    """Make a definition, check it, and list it among the losses."""
+    if isinstance(differentiable, str):
+        differentiable = (differentiable,)
     arguments = inspect.signature(formula).parameters.values()
     definition = Definition(
         name=formula.__name__,
@@ -74,7 +86,7 @@ def define(
         parameters=MappingProxyType(
             {a.name: float(a.default) for a in arguments if a.default is not a.empty}
         ),
-        differentiable=differentiable,
+        differentiable=tuple(differentiable),
         module=module or "".join(word.capitalize() for word in formula.__name__.split("_")),
         **more,
     )
@@ -84,15 +96,32 @@ def define(
             f"{definition.name}: differentiable names {sorted(unknown)}, "
             f"which are not among the operands {definition.operands}"
         )
+    if pattern == "pointwise":
+        parameters = tuple(definition.parameters.values())
+        finite_differences.check(
+            definition.name, formula, definition.operands, parameters, definition.differentiable
+        )
     return listed(definition)
 
 
 def listed(definition: Definition) -> Definition:
-    """List a definition among the losses."""
-    if definition.name in LOSSES:
-        raise ValueError(f"there is a loss {definition.name} already")
+    """List a definition among the losses.
+
+    One's own loss may be defined again, as a notebook does when its cell is run again; whatever is
+    made of it from then on is made of the new definition.
+    """
+    known = LOSSES.get(definition.name)
+    if known is not None and is_built_in(known):
+        raise ValueError(
+            f"{definition.name} is a loss of nbloss; a loss of your own needs another name"
+        )
     LOSSES[definition.name] = definition
     return definition
+
+
+def is_built_in(definition: Definition) -> bool:
+    """Whether a definition is one of those in :mod:`nbloss.losses`."""
+    return definition.formula.__module__.startswith("nbloss.losses.")
 
 
 def variant(definition: Definition, name: str, module: str) -> Definition:
@@ -102,25 +131,40 @@ def variant(definition: Definition, name: str, module: str) -> Definition:
 
 def pointwise(
     *,
-    differentiable: tuple[str, ...],
+    differentiable: str | tuple[str, ...],
     module: str | None = None,
     mean_over_classes: bool = False,
+    saves_operands: bool = True,
 ) -> Callable[[Callable], Definition]:
     """Define a loss by the formula of one element.
 
     Parameters
     ----------
-    differentiable : tuple of str
+    differentiable : str or tuple of str
         The operands that have a derivative. The formula returns the value followed by the
-        derivative by each of them, in this order.
+        derivative with respect to each of them, in this order.
     module : str, optional
         Name of the class in ``nbloss.nn``; by default the formula's name in CamelCase.
     mean_over_classes : bool, optional
         Take the mean over the last dimension first, so that ``reduction="none"`` gives a value a
         sample.
+    saves_operands : bool, optional
+        Whether torch's own function, if there is one, saves the operands for its backward pass.
+
+    Raises
+    ------
+    ValueError
+        If the formula returns another number of values; if a derivative disagrees with finite
+        differences of the value; if the name is that of a loss of nbloss; or if ``differentiable``
+        names what is no operand.
     """
     return lambda formula: define(
-        "pointwise", formula, differentiable, module, mean_over_classes=mean_over_classes
+        "pointwise",
+        formula,
+        differentiable,
+        module,
+        mean_over_classes=mean_over_classes,
+        saves_operands=saves_operands,
     )
 
 
@@ -130,7 +174,9 @@ def picked(*, module: str | None = None) -> Callable[[Callable], Definition]:
     The formula takes the class's score and its weight, and returns the value and the derivative by
     the score.
     """
-    return lambda formula: define("classes", formula, formula_operands(formula)[:1], module)
+    return lambda formula: define(
+        "classes", formula, formula_operands(formula)[:1], module, sparse_gradient=True
+    )
 
 
 def normalized(*, module: str | None = None) -> Callable[[Callable], Definition]:
@@ -140,7 +186,9 @@ def normalized(*, module: str | None = None) -> Callable[[Callable], Definition]
     of the row, the share of the target that falls to this class, and the sum of all shares. It
     returns the value, the derivative of the row's loss by the score, and the one by the share.
     """
-    return lambda formula: define("classes", formula, formula_operands(formula)[:1], module)
+    return lambda formula: define(
+        "classes", formula, formula_operands(formula)[:1], module, saves_operands=False
+    )
 
 
 def pairwise(
@@ -167,7 +215,9 @@ def triplet(*, module: str | None = None) -> Callable[[Callable], Definition]:
 
     The formula takes the two distances and returns the value and the derivative by each.
     """
-    return lambda formula: define("triplets", formula, formula_operands(formula), module)
+    return lambda formula: define(
+        "triplets", formula, formula_operands(formula), module, saves_operands=False
+    )
 
 
 def formula_operands(formula: Callable) -> tuple[str, ...]:

@@ -33,19 +33,23 @@ def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
 def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     """Make a public function.
 
-    Its attribute ``build`` is the function that it was made of.
+    Its attribute ``build`` is the function that it was made of, and ``leading`` the name of its
+    first operand.
     """
+    signature = inspect.signature(build)
+    parameters = list(signature.parameters.values())[1:]
+    leading = parameters[0].name
 
     @functools.wraps(build)
     def function(*arguments: P.args, **named: P.kwargs) -> Any:
-        first = arguments[0] if arguments else next(iter(named.values()), None)
+        # The first operand decides, wherever it stands among keyword arguments.
+        first = arguments[0] if arguments else named.get(leading)
         kind = "tensors" if hasattr(type(first), "__torch_function__") else "arrays"
         call = BRIDGES.get(kind) or bridge(kind)
         return call(function, arguments, named)
 
-    signature = inspect.signature(build)
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=list(signature.parameters.values())[1:], return_annotation=Any
+        parameters=parameters, return_annotation=Any
     )
     function.__annotations__ = {
         **{name: kind for name, kind in build.__annotations__.items() if name != "xp"},
@@ -53,6 +57,7 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     }
     del function.__wrapped__
     function.build = build  # type: ignore[attr-defined]
+    function.leading = leading  # type: ignore[attr-defined]
     function.__prepare_scriptable__ = lambda: scriptable(function)  # type: ignore[attr-defined]
     function.__module__ = "nbloss.functional"
     return function
