@@ -112,6 +112,7 @@ def test_one_gradient_for_each_value(case: Case) -> None:
 def every_gradient_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have gradients of a few bytes count as those of megabytes do."""
     monkeypatch.setattr(autograd, "SMALL", 0)
+    monkeypatch.setattr(autograd, "SPARSE", 0)
     monkeypatch.setattr(autograd, "MOST_KEPT", 0)
     assert not autograd._waiting
     forget()

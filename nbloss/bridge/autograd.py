@@ -56,6 +56,8 @@ class Kind(NamedTuple):
         What the tensors are.
     copied : bool
         Whether there are inference tensors among them, which autograd does not save.
+    late : list of Launch
+        What makes the gradients of a reduced loss in the backward pass, once it has been needed.
     """
 
     problem: Problem
@@ -71,6 +73,7 @@ class Kind(NamedTuple):
     nothing: tuple[None, ...] = ()
     saved: tuple[tuple[torch.dtype, torch.device, tuple[int, ...]], ...] = ()
     copied: bool = False
+    late: list[AnyLaunch] = []  # noqa: RUF012 (`bare` gives each its own)
 
     def bare(
         self, launch: AnyLaunch | None = None, fits: Callable[..., bool] | None = None
@@ -93,6 +96,7 @@ class Kind(NamedTuple):
             nothing=(None,) * len(present(constants)),
             saved=tuple((x.dtype, x.device, tuple(x.shape)) for x in tensors),
             copied=any(x.is_inference() for x in tensors),
+            late=[],
         )
 
     def filled(self, tensors: tuple) -> Problem:
@@ -123,6 +127,7 @@ def as_saved(x: Tensor, dtype: torch.dtype, device: torch.device, shape: tuple[i
 # --- gradients that wait for the backward pass ---------------------------------------------------
 
 SMALL = 1 << 20  # bytes of gradients that are not worth counting
+SPARSE = 1 << 23  # bytes from which it costs next to nothing to make sparse gradients later
 MOST_KEPT = 1 << 26  # bytes of gradients that several losses keep at a time
 _waiting: dict[int, int] = {}  # bytes, for each `Counted` there is
 
@@ -162,7 +167,7 @@ def early(problem: Problem, wanted: tuple[bool, ...]) -> tuple[bool, ...]:
         # change it in place. Elsewhere one walk with `grad_output` costs less than two.
         on_device = tensors_bridge.device(first) is not None
         return none if definition.saves_operands or on_device else wanted
-    if definition.sparse_gradient and first.numel() * first.element_size() >= SMALL:
+    if definition.sparse_gradient and first.numel() * first.element_size() >= SPARSE:
         return none  # the value takes a fraction of the time of the gradient: nothing is saved
     return wanted
 
@@ -232,6 +237,17 @@ def beside(grad_output: Tensor, kind: Kind) -> Tensor:
     return grad_output.unsqueeze(axis)
 
 
+def late(kind: Kind, tensors: tuple, grad_output: Tensor) -> list:
+    """Make the gradients in the backward pass."""
+    reduced = kind.problem.reduction != "none" and not kind.on_device
+    # Hooks may have put other tensors in the place of those that were saved.
+    if reduced and kind.fits is not None and kind.fits(*tensors):
+        if not kind.late:
+            kind.late.append(fitted(tensors_bridge, kind.filled(tensors), kind.wanted, "")[0])
+        return run(tensors_bridge, kind.late[0], tensors, grad_output.item())[1]
+    return backward(tensors_bridge, kind.filled(tensors), grad_output, kind.wanted)
+
+
 class LossFunction(torch.autograd.Function):
     """A kernel as a step of the autograd graph."""
 
@@ -275,8 +291,7 @@ class LossFunction(torch.autograd.Function):
             _, gradients = first_pass(kind, tensors, True)
             if scaled(kind, gradients, grad_output):
                 return (None, *gradients, *kind.nothing)
-        found = backward(tensors_bridge, kind.filled(tensors), grad_output, kind.wanted)
-        return (None, *found, *kind.nothing)
+        return (None, *late(kind, tensors, grad_output), *kind.nothing)
 
 
 # What compiles a whole backward leaves this step as it is: engine and kernels are no graph.

@@ -31,7 +31,7 @@ __all__ = [
 
 
 # Those that have torch's contract: its name, its arguments and what it does with them.
-TORCHS = tuple(__all__)
+TORCH_LOSSES = tuple(__all__)
 
 _made: dict[Definition, Callable[..., Any]] = {}
 
