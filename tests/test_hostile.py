@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 
 import nbloss
+from conftest import forget
 from hostile import CALLS, CLASSES, GOOD, MULTI, NAN, REDUCTIONS, Call, indices, real, whole
+from nbloss.engine.launch import WALKS, Launch
 from test_contract import ERRORS, assert_alike, assert_same, call
 from versions import since
 
@@ -206,6 +209,56 @@ def test_layouts_of_arrays(name: str, layout: str) -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
+# Steps along axes of length 1, and of arrays without elements: nobody takes them.
+UNTAKEN = (0, -1, -5, 3, 2**40, -(2**40))
+
+
+def with_steps(array: np.ndarray, step: int) -> np.ndarray:
+    """View an array with another step along its axes of length 1, in elements."""
+    strides = tuple(
+        step * array.itemsize if size == 1 or array.size == 0 else stride
+        for size, stride in zip(array.shape, array.strides, strict=True)
+    )
+    return np.lib.stride_tricks.as_strided(array, array.shape, strides)
+
+
+SLICES: dict[str, tuple] = {
+    "row": (slice(1),),
+    "column": (slice(None), slice(1)),
+    "single": (slice(1), slice(1)),
+    "no-rows": (slice(0),),
+    "no-columns": (slice(None), slice(0)),
+}
+
+
+LABELLED = (*CLASSES, MULTI)
+PARTS = [
+    (name, part)
+    for name, part in product(GOOD, SLICES)
+    if not (name in LABELLED and part == "no-columns")  # of no classes there are no labels
+]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_axes_that_are_not_walked_have_any_step(name: str, part: str) -> None:
+    arrays = [np.ascontiguousarray(good.numpy()[SLICES[part][: good.dim()]]) for good in GOOD[name]]
+    if name in LABELLED:
+        arrays[1] = np.minimum(arrays[1], arrays[0].shape[-1] - 1)
+    both = nbloss.value_and_grad(getattr(nbloss, name))
+    cases = [arrays]
+    if name == "cross_entropy":
+        cases.append([arrays[0], np.full_like(arrays[0], 0.25)])
+    for given, reduction in product(cases, ("none", "mean")):
+        expected = both(*given, reduction=reduction)
+        for step in UNTAKEN:
+            found = both(*(with_steps(array, step) for array in given), reduction=reduction)
+            for mine, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(mine, other)
+        found = both(*(array[::-1] if len(array) < 2 else array for array in given),
+                     reduction=reduction)  # fmt: skip
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
 # --- targets that change after they were checked ------------------------------------------------
 
 
@@ -227,6 +280,120 @@ def test_targets_that_change_before_backward(name: str, reduction: str) -> None:
                 assert isinstance(error, (IndexError, RuntimeError)), repr(error)
             elif not x.grad.isnan().all():  # a row whose target has gone bad is NaN
                 torch.testing.assert_close(x.grad, wanted.gradients[0])
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("bad", [5, -2, 10**6, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("name", (*CLASSES, MULTI))
+def test_kernels_guard_labels_themselves(
+    name: str, bad: int, reduction: str, launched: list[tuple[Launch, Any]]
+) -> None:
+    """As if a label had changed after it was validated: its row is NaN, and all others are right.
+
+    The kernels of a valid call are run again, without the step that validates.
+    """
+    both = nbloss.value_and_grad(getattr(nbloss, name))
+    x, t = (good.numpy() for good in GOOD[name])
+    weight = {} if name == MULTI else {"weight": np.linspace(1.0, 2.0, 5, dtype=np.float32)}
+    value, gradient = both(x, t, **weight, reduction=reduction)
+    assert launched
+    for launch, _ in launched:
+        launch.record[WALKS] = 0
+    spoilt = t.copy()
+    spoilt[1, ...] = bad
+    try:
+        value, changed = (
+            np.asarray(result) for result in both(x, spoilt, **weight, reduction=reduction)
+        )
+    finally:
+        forget()
+    assert np.isnan(changed[1]).all()
+    np.testing.assert_array_equal(changed[[0, 2, 3]], gradient[[0, 2, 3]])
+    assert np.isnan(value if reduction == "sum" else value[1]).all()
+
+
+CHANGING = """
+import sys, threading, time
+import numpy as np, nbloss
+
+name, seconds = sys.argv[1], float(sys.argv[2])
+rng = np.random.default_rng(0)
+if name == "multilabel_margin_loss":
+    x, t = rng.normal(size=(256, 64)), rng.integers(0, 64, (256, 64))
+    weight = {}
+else:
+    x, t = rng.normal(size=(20000, 10)), rng.integers(0, 10, 20000)
+    weight = {"weight": np.ones(10)}
+both = nbloss.value_and_grad(getattr(nbloss, name))
+both(x, t, **weight)
+good, bad, done = t.copy(), np.full_like(t, 1 << 40), threading.Event()
+
+def change():
+    while not done.is_set():
+        np.copyto(t, bad)
+        np.copyto(t, good)
+
+thread = threading.Thread(target=change)
+thread.start()
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    try:
+        both(x, t, **weight)
+    except (IndexError, RuntimeError) as error:
+        assert "out of" in str(error), error
+done.set()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("name", (*CLASSES, MULTI))
+def test_labels_that_another_thread_changes(name: str) -> None:
+    """A call may compute anything, or say that a label is out of range; it must not crash."""
+    run = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", CHANGING, name, "1.5"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+# --- memory that runs out -----------------------------------------------------------------------
+
+WIDE = """
+import resource, sys
+import numpy as np, nbloss
+
+def used():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+both = nbloss.value_and_grad(nbloss.multilabel_margin_loss)
+classes = 1 << 22
+x, t = np.zeros((2, classes), np.float32), np.full((2, classes), -1)
+t[:, 0] = 3
+narrow = 1 << 17
+both(x[:, :narrow].copy(), t[:, :narrow].copy())  # compiles, and starts the threads
+both(x[:1], t[:1], reduction="sum")
+resource.setrlimit(resource.RLIMIT_AS, (used() + (96 << 20),) * 2)
+for reduction in ("mean", "sum", "none"):
+    try:
+        found = both(x, t, reduction=reduction)
+    except MemoryError as error:
+        assert str(error), "says nothing"
+    else:
+        sys.exit(f"no MemoryError but {found}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits what Linux counts in /proc")
+def test_kernels_without_memory_to_work_in_say_so() -> None:
+    """No result of an earlier call is handed out, and nothing is printed."""
+    run = subprocess.run(
+        [sys.executable, "-c", WIDE], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 # --- differences on purpose ---------------------------------------------------------------------

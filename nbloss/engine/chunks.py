@@ -4,6 +4,8 @@ A segment is a run of elements that is summed in the computing type; a worker's 
 of segments, whose sums are added in float64. Tests set these to tiny numbers.
 """
 
+import math
+
 SEGMENT = 1024  # elements
 CHUNK = 1 << 14  # elements, about
 
@@ -21,6 +23,16 @@ def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
             return 0 in shape
         expected *= size
     return True
+
+
+def canonical(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Give steps that nobody takes as contiguous memory has them: they may be anything at all."""
+    if 0 in shape:
+        return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return tuple(
+        step if size != 1 else math.prod(shape[axis + 1 :])
+        for axis, (size, step) in enumerate(zip(shape, strides, strict=True))
+    )
 
 
 def layout(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple | None:

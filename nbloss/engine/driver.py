@@ -56,7 +56,7 @@ def _serial(record, scale, addresses):
             call_worker(plan[launch.WORKER], integers, numbers, chunk)
         for chunk in range(plan[launch.COMBINATIONS]):
             call_worker(plan[launch.COMBINER], integers, numbers, chunk)
-    return bad + 0 * block.size  # keeps them alive until here
+    return block[launch.FIRST_BAD] + 0 * floats.size  # keeps them alive until here
 
 
 def _parallel(record, scale, addresses):
@@ -78,7 +78,7 @@ def _parallel(record, scale, addresses):
             call_worker(worker, integers, numbers, chunk)
         for chunk in range(plan[launch.COMBINATIONS]):
             call_worker(plan[launch.COMBINER], integers, numbers, chunk)
-    return bad + 0 * block.size
+    return block[launch.FIRST_BAD] + 0 * floats.size
 
 
 def _interpreted(ready: Launch, scale: float, addresses: tuple[int, ...]) -> int:
@@ -131,8 +131,9 @@ def run(
     Returns
     -------
     int
-        The place of the first label that is out of range, which has kept the kernel from running;
-        -1 if there is none.
+        The place of the first label that is out of range, which has kept the kernel from running.
+        If there is none, ``launch.NO_MEMORY`` if a worker found no memory, or else
+        ``launch.NOTHING_BAD``.
     """
     if numba.config.DISABLE_JIT:
         return _interpreted(ready, scale, addresses)

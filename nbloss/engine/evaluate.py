@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbloss.engine import driver
 from nbloss.engine.buffers import LARGE
-from nbloss.engine.launch import Launch, Request
+from nbloss.engine.launch import NO_MEMORY, NOTHING_BAD, Launch, Request
 from nbloss.engine.patterns import classes, pairs, pointwise, triplets
 from nbloss.engine.problem import Problem, present
 
@@ -194,6 +194,8 @@ def run(
         bad = driver.run(launch, scale, addresses, xp.threads)
     else:
         bad = quick(launch.address, scale, addresses)
-    if bad >= 0:
+    if bad != NOTHING_BAD:
+        if bad == NO_MEMORY:
+            raise MemoryError("nbloss found no memory for a kernel to work in")
         raise PATTERNS[launch.pattern].out_of_range(xp.item(arrays[len(gradients)], bad))
     return value, gradients

@@ -33,6 +33,8 @@ FLOATS = 8  # length of its block of floats
     PARTIALS,
 ) = range(INTEGERS - 11, INTEGERS)
 LAST_INTEGER = SURVEYED
+# FIRST_BAD is the place of a label, or one of these.
+NOTHING_BAD, NO_MEMORY = -1, -2
 
 # The first floats of a block: factors of the sum of the values, and of the derivatives.
 VALUE_SCALE, GRADIENT_SCALE, FIRST_PARAMETER = range(3)
@@ -221,7 +223,7 @@ def ready(
     block: list[Any] = [0] * INTEGERS
     block[: len(integers)] = integers
     block[SURVEYED : SURVEYED + len(survey_integers)] = survey_integers
-    block[FIRST_BAD] = -1
+    block[FIRST_BAD] = NOTHING_BAD
     slots = [
         number
         for place, at in enumerate(block)

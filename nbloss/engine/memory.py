@@ -122,8 +122,27 @@ def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, A
 
         return types.void(types.CPointer(types.int32), types.int64), codegen
 
+    # A number that another thread may change is read a single time: a compiler is free to read
+    # memory again where it needs a number again, and what was checked need not be what is used.
+    # An atomic load, like an assembler's volatile one, it neither repeats nor leaves out.
+    @intrinsic
+    def load_once(typingctx, address):
+        def codegen(context, builder, signature, arguments):
+            word = ir.IntType(64)
+            if space:
+                kind = ir.FunctionType(word, [word])
+                return builder.asm(
+                    kind, "ld.volatile.global.b64 $0, [$1];", "=l,l", arguments, True
+                )
+            return builder.load_atomic(
+                builder.inttoptr(arguments[0], word.as_pointer()), "monotonic", 8
+            )
+
+        return types.int64(types.int64), codegen
+
     return {
         "add_one": add_one,
+        "load_once": load_once,
         "pointer": pointer,
         "widen_half": widen_half,
         "round_half": round_half,
@@ -138,6 +157,7 @@ _own = instructions(intrinsic, types)
 pointer, widen_half, round_half = _own["pointer"], _own["widen_half"], _own["round_half"]
 bits, from_bits = _own["bits"], _own["from_bits"]
 bits64, from_bits64 = _own["bits64"], _own["from_bits64"]
+load_once = _own["load_once"]
 
 
 def array_at(address, size, dtype):
@@ -154,6 +174,64 @@ def _array_at(address, size, dtype):
         return numba.carray(pointer(address, dtype), (size,))
 
     return implementation
+
+
+def label_at(address):
+    """Read the int64 at an address, once; another thread may be writing to it."""
+    return int(array_at(address, 1, np.int64)[0])
+
+
+@overload(label_at)
+def _label_at(address):
+    return lambda address: load_once(address)
+
+
+def allocate(size):
+    """Take so many bytes of memory, to be given back by ``release``; 0 if there are none.
+
+    `numpy.empty` raises an exception, which a worker could not hand on: it would be printed, and
+    the worker would end without a result.
+    """
+    return ctypes.pythonapi.PyMem_RawMalloc(int(size)) or 0
+
+
+def release(address):
+    """Give back memory that ``allocate`` gave."""
+    ctypes.pythonapi.PyMem_RawFree(address)
+
+
+if hasattr(ctypes, "pythonapi"):
+    ctypes.pythonapi.PyMem_RawMalloc.restype = ctypes.c_void_p
+    ctypes.pythonapi.PyMem_RawMalloc.argtypes = [ctypes.c_size_t]
+    ctypes.pythonapi.PyMem_RawFree.argtypes = [ctypes.c_void_p]
+
+
+@intrinsic
+def _allocate(typingctx, size):
+    def codegen(context, builder, signature, arguments):
+        memory = context.nrt.allocate_unchecked(builder, arguments[0])
+        return builder.ptrtoint(memory, ir.IntType(64))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def _release(typingctx, address):
+    def codegen(context, builder, signature, arguments):
+        context.nrt.free(builder, builder.inttoptr(arguments[0], cgutils.voidptr_t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@overload(allocate)
+def _overload_allocate(size):
+    return lambda size: _allocate(size)
+
+
+@overload(release)
+def _overload_release(address):
+    return lambda address: _release(address)
 
 
 def span(rows, outer, columns, inner):

@@ -41,17 +41,17 @@ from nbloss.engine.patterns.classes import (
     weighed,
 )
 from nbloss.engine.patterns.common import VALUE
+from nbloss.engine.patterns.survey import LABEL_BYTES
 
 
 def survey(integers, floats):
     """Leave what the targets weigh that count, which a mean divides by."""
     rows, classes = integers[SAMPLES] * integers[PLACES], integers[CLASSES]
-    labels = array_at(integers[LABELS_AT], rows, np.int64)
     weights = array_at(integers[LABEL_WEIGHTS], classes if WEIGHTED else 0, STORAGE)
     total = COMPUTED(0.0)
     row = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
     while row < rows:
-        label = labels[row]
+        label = label_at(integers[LABELS_AT] + LABEL_BYTES * row)
         if label != integers[IGNORED] and label >= 0 and label < classes:
             total += widen(weights[label]) if WEIGHTED else COMPUTED(1.0)
         row += np.int64(cuda.gridDim.x) * THREADS
@@ -114,7 +114,6 @@ def template(integers, floats):
     scores = array_at(integers[INPUT], extent, STORAGE)
     gradient = array_at(integers[GRADIENT], size if WANTED[0] else 0, STORAGE)
     share_gradient = array_at(integers[SHARE_GRADIENT], size if WANTED[1] else 0, STORAGE)
-    labels = array_at(integers[TARGET], rows if LABELS else 0, np.int64)
     weights = array_at(integers[WEIGHT], classes if WEIGHTED else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
     upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
@@ -148,7 +147,7 @@ def template(integers, floats):
         place = row - sample * places
         at = sample * sample_step + place
         out = sample * classes * places + place
-        label = labels[row] if LABELS else 0
+        label = label_at(integers[TARGET] + LABEL_BYTES * row) if LABELS else 0
         ignored = label == integers[IGNORED] if LABELS else classes == 0
         usable = there and not ignored and label >= 0 and label < classes
         # A label out of range touches nothing, and makes its row NaN.

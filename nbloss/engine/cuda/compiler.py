@@ -159,15 +159,16 @@ def vocabulary() -> dict[str, Any]:
     """Give the words of the templates that are not Python's."""
     cuda = part()
     if SIMULATED:
-        array_at, shuffle = memory.array_at, _simulated_shuffle
+        array_at, label_at, shuffle = memory.array_at, memory.label_at, _simulated_shuffle
         add_one = device(binding.rebind(_add_one, {"cuda": cuda}))
     else:
-        add_one = instructions()["add_one"]
+        add_one, label_at = instructions()["add_one"], instructions()["load_once"]
         array_at = device(binding.rebind(_array_at, {"pointer": instructions()["pointer"]}))
         shuffle = device(binding.rebind(_shuffle, {"cuda": cuda}))
     return {
         "cuda": cuda,
         "array_at": array_at,
+        "label_at": label_at,
         "span": device(memory.span),
         "shuffle": shuffle,
         "add_one": add_one,

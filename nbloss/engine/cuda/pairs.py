@@ -34,6 +34,7 @@ from nbloss.engine.patterns.pairs import (
     TARGET,
     UPSTREAM_AT,
 )
+from nbloss.engine.patterns.survey import LABEL_BYTES
 
 MOST_THREADS = grid.THREADS
 # What it costs to have the labels in order, in pairs: for each class and each bit of the number of
@@ -41,7 +42,7 @@ MOST_THREADS = grid.THREADS
 SEARCHING = 2
 SORTING = 1
 WAITING = 4 * MOST_THREADS
-SHARED = 40 << 10  # bytes of shared memory, of the 48 kB that every device has, for a row
+SHARED = 42 << 10  # bytes of shared memory, of the 48 kB that every device has, for a row
 MOST_MEMORY = 1 << 28  # bytes of other memory, for all blocks
 
 
@@ -53,15 +54,21 @@ def count_up(counts, place):
         add_one(counts, place)
 
 
-def first_outside(labels, begin, classes, memory):
-    """How many labels a row has: the place of the first that names no class."""
+def copied(begin, labels, classes, memory):
+    """Copy a row's labels; give how many there are: the place of the first that names no class.
+
+    Each label is read once, and its copy stays as it is. What names no class becomes -1 if it is
+    the end that it should be, and otherwise -2.
+    """
     for base in range(0, classes, THREADS):
         place = np.int64(base + cuda.threadIdx.x)
         found = np.int64(classes)
         if place < classes:
-            label = labels[begin + place]
+            label = label_at(begin + LABEL_BYTES * place)
             if label < 0 or label >= classes:
                 found = place
+                label = np.int64(-1 if label == -1 else -2)
+            labels[place] = np.int32(label)
         found = block_fold(smaller, found, memory)
         if found < classes:
             return found
@@ -130,7 +137,7 @@ def by_pairs(score, step, labels, begin, count, classes, bounds, times, gradient
     zero = COMPUTED(0.0)
     thread = cuda.threadIdx.x
     for t in range(thread, count, THREADS):
-        bounds[t] = widen(score[labels[begin + t] * step])
+        bounds[t] = widen(score[labels[t] * step])
     cuda.syncthreads()
     value = zero
     for c in range(thread, classes, THREADS):
@@ -156,7 +163,7 @@ def by_pairs(score, step, labels, begin, count, classes, bounds, times, gradient
             for distance in WITHIN_WARP:
                 slope = slope + shuffle(slope, distance)
             if t < count and thread % WARP == 0:
-                label = labels[begin + t]
+                label = labels[t]
                 gradient[begin + label] = narrow(factor * slope * COMPUTED(times[label]))
     return value
 
@@ -184,7 +191,7 @@ def by_order(
     for t in range(thread, 2 * half, THREADS):
         bound = COMPUTED(np.inf)
         if t < count:
-            bound = -hinge(widen(score[labels[begin + t] * step]))
+            bound = -hinge(widen(score[labels[t] * step]))
         bounds[t] = bound
     sort(bounds, 2 * half)
     # Numbers count from the middle, so that there is little to lose in their differences. What one
@@ -212,7 +219,7 @@ def by_order(
         sum_up(met, count + 1, run, places, np.int64(0))
         others = met[count]
         for t in range(thread, count, THREADS):
-            label = labels[begin + t]
+            label = labels[t]
             rank = below(bounds, half, -hinge(widen(score[label * step])))
             pull = COMPUTED(others - met[rank]) * COMPUTED(times[label])
             gradient[begin + label] = narrow(-factor * pull)
@@ -225,7 +232,6 @@ def template(integers, floats):
     row_step = integers[ROW_STEP]
     step = 1 if DENSE else integers[CLASS_STEP]
     extent = span(rows, row_step, classes, step)
-    labels = array_at(integers[TARGET], rows * classes, np.int64)
     gradient = array_at(integers[GRADIENT], rows * classes if WANTED else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
     upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
@@ -237,12 +243,14 @@ def template(integers, floats):
         sums = cuda.shared.array(SIZE + 1, COMPUTED)
         met = cuda.shared.array(SIZE + 1, np.int32)
         times = cuda.shared.array(SIZE, np.int32)
+        labels = cuda.shared.array(SIZE, np.int32)
     else:
         own = integers[MEMORY] + np.int64(cuda.blockIdx.x) * MEMORY_OF_BLOCK
         bounds = array_at(own, SIZE, COMPUTED)
         sums = array_at(own + 8 * SIZE, SIZE + 1, COMPUTED)
         met = array_at(own + 8 * (2 * SIZE + 1), SIZE + 1, np.int32)
         times = array_at(own + 8 * (3 * SIZE + 2), SIZE, np.int32)
+        labels = array_at(own + 8 * (3 * SIZE + 2) + 4 * SIZE, SIZE, np.int32)
 
     total = COMPUTED(0.0)
     for row in range(np.int64(cuda.blockIdx.x), rows, np.int64(cuda.gridDim.x)):
@@ -251,13 +259,13 @@ def template(integers, floats):
         factor = floats[GRADIENT_SCALE]
         if FROM_ABOVE:
             factor = factor * widen(upstream[row * UPSTREAM_STEP])
-        count = first_outside(labels, begin, classes, places)
+        count = copied(integers[TARGET] + LABEL_BYTES * begin, labels, classes, places)
         # How often each class is among the labels.
         for c in range(thread, classes, THREADS):
             times[c] = 0
         cuda.syncthreads()
         for t in range(thread, count, THREADS):
-            count_up(times, labels[begin + t])
+            count_up(times, labels[t])
         cuda.syncthreads()
         unbounded = np.int64(0)
         for c in range(thread, classes, THREADS):
@@ -298,13 +306,13 @@ def template(integers, floats):
                 score, step, labels, begin, count, classes, bounds, times, gradient, factor
             )
         value = block_fold(add, value, memory) / COMPUTED(classes)
-        if count < classes and labels[begin + count] != -1:
+        if count < classes and labels[count] != -1:
             value = COMPUTED(np.nan)
             if thread == 0:
                 report(
                     array_at(integers[ERRORS], 2, np.int64),
                     array_at(integers[SEEN], 1, np.int64),
-                    labels[begin + count],
+                    label_at(integers[TARGET] + LABEL_BYTES * (begin + count)),
                 )
             if WANTED:
                 cuda.syncthreads()
@@ -328,7 +336,7 @@ def prepare(request: Request) -> Launch | None:
     while size <= laid.columns:
         size *= 2
     itemsize = np.dtype(COMPUTING[request.dtype]).itemsize
-    local = (2 * size + 1) * (itemsize + 4) <= SHARED
+    local = (2 * size + 1) * (itemsize + 4) + 4 * size <= SHARED
     memory = 0 if local else 8 * (4 * size + 2)
     threads = grid.WARP
     while threads < min(laid.columns, MOST_THREADS):
@@ -341,7 +349,7 @@ def prepare(request: Request) -> Launch | None:
         grid.Share(threads, threads, 1, False),
         helpers=(
             count_up,
-            first_outside,
+            copied,
             sort,
             sum_up,
             below,

@@ -23,10 +23,10 @@ from nbloss.engine.launch import (
     ready,
 )
 from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import array_at
+from nbloss.engine.memory import array_at, label_at
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
-from nbloss.engine.patterns.survey import survey
+from nbloss.engine.patterns.survey import LABEL_BYTES, survey
 from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.vectors import wide_vectors
@@ -129,7 +129,6 @@ def template(integers, floats, chunk):
     size = samples * classes * places
     gradient = array_at(integers[GRADIENT], size if WANTED[0] else 0, STORAGE)
     share_gradient = array_at(integers[SHARE_GRADIENT], size if WANTED[1] else 0, STORAGE)
-    labels = array_at(integers[TARGET], rows if LABELS else 0, np.int64)
     shares = array_at(integers[TARGET], 0 if LABELS else size, STORAGE)
     weights = array_at(integers[WEIGHT], classes if WEIGHTED else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
@@ -167,11 +166,11 @@ def template(integers, floats, chunk):
         slopes = gradient[out : out + classes] if DENSE else gradient[out:]
         share_slopes = share_gradient[out : out + classes] if DENSE else share_gradient[out:]
         factor = scale * widen(upstream[row]) if FROM_ABOVE else scale
-        label = labels[row] if LABELS else 0
+        label = label_at(integers[TARGET] + LABEL_BYTES * row) if LABELS else 0
         ignored = classes == 0 or (LABELS and label == integers[IGNORED])
         if ignored or label < 0 or label >= classes:
-            # The survey has refused labels out of range. If one has changed since, it spoils its
-            # row, and nothing else.
+            # The survey has refused labels out of range. If another thread has changed one since,
+            # it spoils its row, and nothing else.
             nothing = zero if ignored else COMPUTED(np.nan)
             if EACH:
                 values[row] = narrow(nothing)
@@ -237,7 +236,8 @@ def blocks(request: Request) -> Blocks | None:
     """Lay the memory out; None if it takes contiguous operands."""
     options: ClassOptions = request.options
     labels, has_weight = request.constants
-    shape, steps = request.shape, request.strides[0]
+    shape = request.shape
+    steps = chunks.canonical(shape, request.strides[0])
     samples, classes, places = dimensions(shape)
     if min(steps) < 0 or not all(
         chunks.is_contiguous(shape, s) for s in request.strides[len(shape) < 3 :]

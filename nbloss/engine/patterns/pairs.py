@@ -8,7 +8,9 @@ import numpy as np
 from nbloss.engine import chunks
 from nbloss.engine.elementary import KEEP
 from nbloss.engine.launch import (
+    FIRST_BAD,
     GRADIENT_SCALE,
+    NO_MEMORY,
     OUT,
     PARTIALS,
     UPSTREAM,
@@ -18,11 +20,11 @@ from nbloss.engine.launch import (
     ready,
 )
 from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import array_at, span
+from nbloss.engine.memory import allocate, array_at, label_at, release, span
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
 from nbloss.engine.patterns.ordering import LANES, by_order, count_below, in_order
-from nbloss.engine.patterns.survey import survey
+from nbloss.engine.patterns.survey import LABEL_BYTES, survey
 from nbloss.engine.problem import Problem
 from nbloss.engine.vectors import wide_vectors
 
@@ -50,9 +52,8 @@ from nbloss.engine.vectors import wide_vectors
 SEARCHING = 6
 SORTING = 200
 
-# Loops over arrays that lie closer together than a few vectors go number by number, and add up in
-# another order. So that it is the same order wherever the memory lies, there is room in between.
-APART = 256
+# Elements, of any size, that fill whole cache lines.
+LINE = 16
 
 
 def by_pairs(score, is_other, pull, labels, count, classes, length):
@@ -87,7 +88,6 @@ def template(integers, floats, chunk):
     row_step = integers[ROW_STEP]
     step = 1 if DENSE else integers[CLASS_STEP]
     scores = array_at(integers[INPUT], span(rows, row_step, classes, step), STORAGE)
-    labels = array_at(integers[TARGET], rows * classes, np.int64)
     gradient = array_at(integers[GRADIENT], rows * classes if WANTED else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
     upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
@@ -95,17 +95,36 @@ def template(integers, floats, chunk):
     scale = COMPUTED(floats[GRADIENT_SCALE])
     zero = COMPUTED(0.0)
 
-    room = classes + APART
-    score = np.empty(room, COMPUTED)
-    is_other = np.empty(room, MASK)  # all bits of a class that is not among the row's labels
-    pull = np.empty(room, COMPUTED)
-    own_labels = np.empty(room, np.int64)
+    # Memory to work in, in pieces of one number for each class, and one more. An odd number of
+    # lines: pieces whole pages apart would meet in the same places of the cache.
+    room = (classes // LINE + 1 | 1) * LINE
+    memory = allocate(
+        room * (8 + WIDTH * (8 if HINGED else 3) + ((12 + 4 * LANES) if HINGED else 0))
+    )
+    if memory == 0:
+        integers[FIRST_BAD] = NO_MEMORY
+        return
+    place = memory
+    own_labels = array_at(place, room, np.int64)
+    place += 8 * room
+    score = array_at(place, room, COMPUTED)
+    place += WIDTH * room
+    is_other = array_at(place, room, MASK)  # all bits of a class not among the row's labels
+    place += WIDTH * room
+    pull = array_at(place, room, COMPUTED)
     if HINGED:
-        own_bounds = np.empty(room, COMPUTED)
-        bounds, spare = np.empty(classes + room, COMPUTED), np.empty(classes + room, COMPUTED)
-        bound_sums = np.empty(room + 1, np.float64)
-        below = np.empty(room, np.uint32)
-        met = np.empty(LANES * (room + 1), np.uint32)
+        place += WIDTH * room
+        own_bounds = array_at(place, room, COMPUTED)
+        place += WIDTH * room
+        bounds = array_at(place, 2 * room, COMPUTED)
+        place += WIDTH * 2 * room
+        spare = array_at(place, 2 * room, COMPUTED)
+        place += WIDTH * 2 * room
+        bound_sums = array_at(place, room, np.float64)
+        place += 8 * room
+        below = array_at(place, room, np.uint32)
+        place += 4 * room
+        met = array_at(place, LANES * room, np.uint32)
 
     total = 0.0
     for row in range(chunk * integers[PER_CHUNK], min(rows, (chunk + 1) * integers[PER_CHUNK])):
@@ -119,12 +138,19 @@ def template(integers, floats, chunk):
             is_other[c] = MASK(ALL_BITS)
             pull[c] = zero
             unbounded += not score[c] < COMPUTED(np.inf)
+        # Each label is read once. What is looked at again is a copy, which stays as it is.
         count = 0
-        while count < classes and 0 <= labels[begin + count] < classes:
-            own_labels[count] = labels[begin + count]
-            if not score[own_labels[count]] > -COMPUTED(np.inf):
+        label = label_at(integers[TARGET] + LABEL_BYTES * begin)
+        while 0 <= label < classes:
+            own_labels[count] = label
+            if not score[label] > -COMPUTED(np.inf):
                 unbounded += 1
             count += 1
+            label = (
+                label_at(integers[TARGET] + LABEL_BYTES * (begin + count))
+                if count < classes
+                else -1
+            )
         if HINGED:
             half, levels = 1, 1
             while 2 * half <= count:
@@ -153,7 +179,7 @@ def template(integers, floats, chunk):
         else:
             value = by_pairs(score, is_other, pull, own_labels, count, classes, length)
         value = value / classes
-        if count < classes and labels[begin + count] != -1:
+        if label != -1:
             value = np.nan
             for c in range(classes):
                 pull[c] = COMPUTED(np.nan)
@@ -167,6 +193,7 @@ def template(integers, floats, chunk):
             row_gradient = gradient[begin : begin + classes]
             for c in range(classes):
                 row_gradient[c] = narrow(factor * pull[c])
+    release(memory)
     if SUMMED:
         sums[chunk] = total
 
@@ -232,6 +259,7 @@ def prepare(request: Request) -> Launch | None:
         keep=keep,
         LANES=LANES,
         MASK=mask,
+        WIDTH=np.dtype(mask).itemsize,
         ALL_BITS=int(np.iinfo(mask).max),
     )
     pieces = chunks.count(laid.rows, laid.integers[PER_CHUNK])

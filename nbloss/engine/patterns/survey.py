@@ -29,7 +29,9 @@ from nbloss.engine.launch import (
     Stage,
 )
 from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import STORED, WIDEN, array_at
+from nbloss.engine.memory import STORED, WIDEN, array_at, label_at
+
+LABEL_BYTES = 8
 
 
 def template(integers, floats, chunk):
@@ -55,9 +57,14 @@ def template(integers, floats, chunk):
             if bad < 0 and counts and (part[i] < lowest or part[i] >= above):
                 bad = start + i
     elif WEIGHTED:
+        # The labels may have changed since they were looked at, just above.
         for i in range(span):
-            if not IGNORES or part[i] != integers[IGNORED]:
-                total += widen(weights[part[i]])
+            label = label_at(integers[LABELS] + LABEL_BYTES * (start + i))
+            if not IGNORES or label != integers[IGNORED]:
+                if lowest <= label < above:
+                    total += widen(weights[label])
+                elif bad < 0:
+                    bad = start + i
     else:
         total = 1.0 * counted
     found[2 * chunk] = total
