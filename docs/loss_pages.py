@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
+import torch
 from matplotlib import pyplot as plt
 
 import nbloss
@@ -18,6 +19,7 @@ from nbloss.engine.registry import LOSSES, Definition
 HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "benchmarks" / "cpu.json"
 README = HERE.parent / "README.md"
+GALLERY = HERE / "gallery"
 
 # --- the curve of each loss -----------------------------------------------------------------------
 
@@ -169,6 +171,28 @@ def draw(definition: Definition, path: Path) -> None:
 
 # --- words ----------------------------------------------------------------------------------------
 
+THREE_TIMES = (
+    "These loops are written three times: for the processor, for CUDA, and as operations of torch "
+    "for derivatives of higher order."
+)
+# What stands beside a formula, by pattern, or by loss where losses of a pattern differ.
+BESIDE = {
+    "pointwise": "The kernels for the processor and for CUDA, the gradients and the derivatives of "
+    "higher order are made from this formula, and no other code in nbloss computes this loss. "
+    "Weights and reductions are applied around it.",
+    "nll_loss": "This is the formula of the class that the target names. The loops around it pick "
+    f"that class and its weight, and pass over targets of `ignore_index`. {THREE_TIMES}",
+    "cross_entropy": "This is the formula of one class. The loops around it compute the "
+    "log-sum-exp of a row, apply class weights and label smoothing, and pass over targets of "
+    f"`ignore_index`. {THREE_TIMES}",
+    "pairs": "This is the formula of one label and one other class. The loops around it go through "
+    f"the pairs of a row. {THREE_TIMES} Where a row has many labels, the kernels put them in order "
+    "instead: they then use `below_margin` alone, and have code of their own for the sum and its "
+    "derivatives.",
+    "triplets": "This is the formula of two distances. Each distance has a definition of its own, "
+    "and so has the smaller of two distances, for `swap`. The loops around them go through the "
+    f"coordinates and apply the chain rule. {THREE_TIMES}",
+}
 WORK = {
     "pointwise": "One pass over the elements: time and memory traffic grow with their number.",
     "classes": "Two passes over each row of classes, the second in the cache; of `nll_loss` one "
@@ -189,46 +213,48 @@ OPERANDS = {
 OPERANDS[WITH_DISTANCE] = OPERANDS["triplet_margin_loss"]
 
 
+def in_torch(definition: Definition) -> bool:
+    return hasattr(torch.nn, definition.module)
+
+
 def samples(definition: Definition) -> str:
-    """The three ways to call a loss."""
-    given = OPERANDS.get(definition.name, ("[0.0, 3.0]",) * len(definition.operands))
-    operands = [p for p in inspect.signature(getattr(nbloss, definition.name)).parameters]
+    """The ways to call a loss: with torch's module if there is one, with ours, on arrays."""
+    others = len(definition.operands) - 1
+    given = OPERANDS.get(definition.name, ("[0.0, 3.0]", *("[0.5, 0.0]",) * others))
+    operands = list(inspect.signature(getattr(nbloss, definition.name)).parameters)
     names = operands[: len(given)]
     tensors = "\n".join(f"{n} = torch.tensor({x})" for n, x in zip(names, given, strict=True))
     arrays = "\n".join(f"{n} = np.array({x})" for n, x in zip(names, given, strict=True))
     arguments = ", ".join(names)
-    module = definition.module
-    return f"""With torch's module, and with ours:
+
+    def module_of(library: str) -> str:
+        return f"""```python
+import torch
+from {library} import nn
+
+{tensors}
+{names[0]}.requires_grad_()
+criterion = nn.{definition.module}()
+loss = criterion({arguments})
+loss.backward()
+```"""
+
+    modules = f"As a module:\n\n{module_of('nbloss')}"
+    if in_torch(definition):
+        modules = f"""With torch's module, and with ours:
 
 ::::{{grid}} 1 1 2 2
 :gutter: 3
 
 :::{{grid-item}}
-```python
-import torch
-from torch import nn
-
-{tensors}
-{names[0]}.requires_grad_()
-criterion = nn.{module}()
-loss = criterion({arguments})
-loss.backward()
-```
+{module_of("torch")}
 :::
 
 :::{{grid-item}}
-```python
-import torch
-from nbloss import nn
-
-{tensors}
-{names[0]}.requires_grad_()
-criterion = nn.{module}()
-loss = criterion({arguments})
-loss.backward()
-```
+{module_of("nbloss")}
 :::
-::::
+::::"""
+    return f"""{modules}
 
 On arrays, without torch:
 
@@ -242,8 +268,11 @@ value, gradient = loss({arguments})
 ```"""
 
 
-def differences(name: str) -> str:
+def differences(definition: Definition) -> str:
     """The rows of README's table of differences that are about a loss."""
+    if not in_torch(definition):
+        return "torch has no such loss."
+    name = definition.name
     table = README.read_text().split("### Where nbloss differs from torch", 1)[1].split("###")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")]
     found = [row for row in rows[2:] if f"`{name}`" in row]
@@ -275,10 +304,30 @@ def measured(name: str) -> str:
     )
 
 
+def at_work(definition: Definition) -> str:
+    """The pages of the gallery that use a loss."""
+    name, module = definition.name, definition.module
+    texts = {path.stem: path.read_text() for path in GALLERY.glob("plot_*.py")}
+    if not any(f"nbloss.{name}" in text or module in text for text in texts.values()):
+        return "No page of the gallery uses it yet."
+    lesson = ""
+    if module in texts["plot_seven_losses"]:
+        lesson = "[Seven losses, trained twice](../auto_examples/plot_seven_losses) trains with it."
+    return f"""{lesson}
+
+```{{eval-rst}}
+.. minigallery:: nbloss.{name} nbloss.nn.{module}
+```"""
+
+
 def page(definition: Definition) -> str:
     """The page of a loss, in Markdown."""
     name = definition.name
     source = inspect.getsource(definition.formula)
+    beside = BESIDE.get(name) or BESIDE[definition.pattern]
+    constructor = "with torch's constructor"
+    if not in_torch(definition):
+        constructor = "whose constructor takes the parameters of the formula and `reduction`"
     return f"""# {name}
 
 ```{{eval-rst}}
@@ -291,14 +340,13 @@ def page(definition: Definition) -> str:
 
 ## The definition
 
-No other code computes this loss: the kernels for the processor and for CUDA, the function of
-arrays, the function and the module of torch are made from it.
-
 ```{{code-block}} python
 {source.rstrip()}
 ```
 
-As a module it is `nbloss.nn.{definition.module}`, with torch's constructor.
+{beside}
+
+As a module it is `nbloss.nn.{definition.module}`, {constructor}.
 
 ## Calling it
 
@@ -306,7 +354,7 @@ As a module it is `nbloss.nn.{definition.module}`, with torch's constructor.
 
 ## Where it differs from torch
 
-{differences(name)}
+{differences(definition)}
 
 ## What it costs
 
@@ -316,11 +364,7 @@ As a module it is `nbloss.nn.{definition.module}`, with torch's constructor.
 
 ## At work
 
-[Seven losses, trained twice](../auto_examples/plot_seven_losses) has them all.
-
-```{{eval-rst}}
-.. minigallery:: nbloss.{name} nbloss.nn.{definition.module}
-```
+{at_work(definition)}
 """
 
 

@@ -23,7 +23,7 @@ import nbloss.nn
 from hostile import GOOD
 from nbloss.bridge.originals import ORIGINALS
 from nbloss.engine.registry import LOSSES
-from test_bridge import CASE, Case, leaves_of, loss
+from test_bridge import CASE, Case, leaves_of, loss, tensors_of
 from versions import since
 
 NAME = pytest.mark.parametrize("name", GOOD)
@@ -309,9 +309,10 @@ def test_many_threads_share_a_module(case: Case) -> None:
 # --- modules --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("definition", LOSSES.values(), ids=repr)
-def test_modules_travel(definition: Any) -> None:
-    module = getattr(nbloss.nn, definition.module)(reduction="sum")
+@CASE
+def test_modules_travel(case: Case) -> None:
+    module = getattr(nbloss.nn, case.module)(reduction="sum")
+    given = tensors_of(case).values()
     buffer = io.BytesIO()
     torch.save(module, buffer)
     buffer.seek(0)
@@ -322,7 +323,6 @@ def test_modules_travel(definition: Any) -> None:
     ):
         assert type(copied) is type(module)
         assert copied.reduction == "sum"
-        given = GOOD[definition.name]
         torch.testing.assert_close(copied(*given), module(*given))
 
 

@@ -8,7 +8,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -47,7 +47,7 @@ WIDTHS = (100, 3000, 40000)
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Kernel]]:
     """What would be launched if all memory were a device's."""
     found: list[Kernel] = []
 
@@ -57,7 +57,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
     monkeypatch.setattr(torch_bridge, "device", lambda x: 0)
     monkeypatch.setattr(launch.Launch, "start", start)
     forget()
-    return found
+    yield found
+    forget()  # or the next call of this kind would go to the device
 
 
 def call(case: Case, dtype: str, columns: int | None = None) -> None:

@@ -42,7 +42,7 @@ def test_a_loss_of_ones_own_may_come_late() -> None:
 def test_a_loss_of_ones_own_may_come_before_the_operators() -> None:
     """And be asked for after them."""
     text = (DOCS / "guides" / "from_scalar_to_kernel.md").read_text()
-    first_use = "loss = nbloss.functional.log_cosh_loss\n"
+    first_use = "loss = nbloss.functional.charbonnier_loss\n"
     assert first_use in text
     run(text.replace(first_use, "import nbloss.bridge.operators\n" + first_use))
 
@@ -53,8 +53,23 @@ def test_samples_of_a_losss_page_run(name: str, monkeypatch: pytest.MonkeyPatch)
     import loss_pages
 
     text = loss_pages.page(LOSSES[name])
-    assert len(blocks(text)) == 3
+    assert len(blocks(text)) == 2 + loss_pages.in_torch(LOSSES[name])
     exec("\n".join(blocks(text)), {})
+
+
+def test_pages_need_nothing_that_tests_need() -> None:
+    """`make docs` installs the packages of the documentation, and pytest is not among them."""
+    folders = [str(DOCS), str(DOCS.parent / "benchmarks"), str(DOCS.parent / "tests")]
+    script = f"""import sys
+
+sys.modules |= dict.fromkeys(["pytest", "pytest_benchmark", "hypothesis", "expecttest"])
+sys.path[:0] = {folders}
+import loss_pages
+from nbloss.engine.registry import LOSSES
+
+assert all(loss_pages.page(definition) for definition in LOSSES.values())
+"""
+    run(f"```python\n{script}```")
 
 
 def test_every_public_name_has_a_place() -> None:
