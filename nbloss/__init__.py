@@ -1,4 +1,4 @@
-"""PyTorch's losses, each defined once in a few lines of Python and compiled by Numba.
+"""PyTorch's losses, each with its formula in a few lines of Python, compiled by Numba.
 
 The functions take torch tensors, and NumPy arrays without torch being installed. Importing this
 package brings in neither torch nor Numba; both come with the first call that needs them.
