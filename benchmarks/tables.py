@@ -11,11 +11,13 @@ from workloads import (
     LARGE,
     MEDIUM,
     SIZES,
+    SPATIAL,
     TARGETS,
     TINY,
     TINY_TARGETS,
     TYPICAL,
     Workload,
+    spatial_size,
 )
 
 
@@ -145,6 +147,27 @@ def between(results: Results) -> str:
     return table(["loss", *(size(*shape) for shape in SIZES)], rows) + f"\n\n{verdict}"
 
 
+def spatial(results: Results) -> str:
+    """Inputs of shape (N, C, d1, d2), as far as they were measured."""
+    rows = []
+    for w in SPATIAL:
+        if w not in results.seconds:
+            continue
+        ignored = ", every other target ignored" if w.case.endswith("-ignored") else ""
+        rows.append(
+            [
+                f"`{w.loss}`{ignored}",
+                " × ".join(map(str, (w.rows, w.columns, *spatial_size(w.case)))),
+                *(time(results.time(w, who)) for who in ("eager", "compile", "nbloss")),
+                times(results.ratio(w, ("eager",))),
+                f"**{times(results.ratio(w))}**",
+            ]
+        )
+    if not rows:
+        return "This run has none of them."
+    return table(["loss", "shape", "eager", "compile", "nbloss", "to eager", "to the best"], rows)
+
+
 def passes(results: Results) -> str:
     rows = []
     for loss in TYPICAL:
@@ -261,6 +284,7 @@ TABLES = {
     "targets": targets,
     "tiny": tiny,
     "between": between,
+    "spatial": spatial,
     "passes": passes,
     "dtypes": dtypes,
     "threads": threads,

@@ -50,13 +50,41 @@ def labels(count: int) -> Case:
     return Case("multilabel_margin_loss", f"{count}-targets", build)
 
 
+def spatial_size(name: str) -> tuple[int, int]:
+    """The further dimensions that a case such as `spatial-64x65` has."""
+    height, width = name.split("-")[1].split("x")
+    return int(height), int(width)
+
+
+def spatial(loss: str, name: str) -> Case:
+    """A class loss of images, with scores and a target for each pixel, as in segmentation.
+
+    With `-ignored` in the name every other target is the default `ignore_index`.
+    """
+    size = spatial_size(name)
+
+    def build(rng: np.random.Generator, rows: int, columns: int) -> dict[str, np.ndarray]:
+        scores = rng.normal(size=(rows, columns, *size))
+        if loss == "nll_loss":
+            scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+        target = rng.integers(0, columns, size=(rows, *size))
+        if name.endswith("-ignored"):
+            target.reshape(-1)[1::2] = -100
+        return {"input": scores, "target": target}
+
+    return Case(loss, name, build)
+
+
 REGISTRY = {(case.loss, case.name): case for case in CASES}
 
 
 def case_of(loss: str, name: str) -> Case:
-    """A case of the registry, or one of multi-label margin with a number of labels."""
-    found = REGISTRY.get((loss, name))
-    return found or labels(int(name.removesuffix("-targets")))
+    """A case of the registry, one of images, or one of multi-label margin with some labels."""
+    if (loss, name) in REGISTRY:
+        return REGISTRY[loss, name]
+    if name.startswith("spatial-"):
+        return spatial(loss, name)
+    return labels(int(name.removesuffix("-targets")))
 
 
 @dataclass(frozen=True)
@@ -127,6 +155,16 @@ TARGETS = [
 TINY = (8, 10)
 TINY_TARGETS = dict.fromkeys(TYPICAL, 1.0) | {"nll_loss": 0.75, "multilabel_margin_loss": 0.75}
 BETWEEN = 0.9
+# Inputs of shape (N, C, d1, d2): rows are samples, columns are classes.
+SPATIAL = [
+    Workload("cross_entropy", "spatial-64x65", 2, 21),
+    Workload("cross_entropy", "spatial-256x256", 4, 21),
+    Workload("cross_entropy", "spatial-128x128", 2, 150),
+    Workload("cross_entropy", "spatial-7x7", 8, 1000),
+    Workload("nll_loss", "spatial-256x256", 4, 21),
+    Workload("nll_loss", "spatial-256x256-ignored", 4, 21),
+    Workload("nll_loss", "spatial-7x7", 8, 1000),
+]
 # How multi-label margin grows with classes and labels.
 GRID_ROWS = 16
 GRID = [
@@ -154,6 +192,7 @@ def workloads() -> list[Workload]:
             for dtype in DTYPES
         ),
         *(Workload(loss, case, *MEDIUM, threads=1) for loss, case in TYPICAL.items()),
+        *SPATIAL,
         *(
             Workload("multilabel_margin_loss", f"{count}-targets", GRID_ROWS, classes)
             for classes, count in GRID

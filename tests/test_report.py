@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gpu
@@ -12,7 +13,7 @@ import report
 import tables
 from markers import insert
 from results import CONTENDERS, Results, condensed, dump, load
-from workloads import GRID, SIZES, TARGETS, TYPICAL, Workload, moved, workloads
+from workloads import GRID, SIZES, SPATIAL, TARGETS, TYPICAL, Workload, arrays, moved, workloads
 
 SECONDS = {"eager": 4.0, "compile": 3.0, "nbloss": 1.0, "numpy": 1.5, "copy": 0.5}
 
@@ -120,7 +121,32 @@ def test_tables_are_tables(results: Results, name: str) -> None:
     text = tables.TABLES[name](results)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) <= 1
-    assert name == "machine" or len(lines) >= 2 + len(TYPICAL)
+    rows = {"machine": 0, "spatial": 2 + len(SPATIAL)}
+    assert len(lines) >= rows.get(name, 2 + len(TYPICAL))
+
+
+@pytest.mark.parametrize("workload", SPATIAL, ids=lambda workload: workload.id)
+def test_spatial_workloads_are_images(workload: Workload) -> None:
+    made = arrays(workload)
+    samples, classes, *size = made["input"].shape
+    assert (samples, classes) == (workload.rows, workload.columns)
+    assert made["target"].shape == (samples, *size)
+    assert f"-{size[0]}x{size[1]}-" in f"{workload.case}-"
+    ignored = (made["target"] == -100).mean()
+    assert ignored == (0.5 if workload.case.endswith("-ignored") else 0.0)
+    if workload.loss == "nll_loss":
+        np.testing.assert_allclose(np.exp(made["input"]).sum(1), 1.0, rtol=1e-5)
+
+
+def test_spatial_rows_that_were_not_measured_are_left_out(results: Results) -> None:
+    first, *rest = SPATIAL
+    for workload in rest:
+        del results.seconds[workload]
+    (row,) = tables.spatial(results).splitlines()[2:]
+    assert row.startswith("| `cross_entropy` | 2 × 21 × 64 × 65 |")
+    assert row.endswith("| 4.0× | **3.0×** |")
+    del results.seconds[first]
+    assert "|" not in tables.spatial(results)
 
 
 def test_a_run_of_some_workloads_makes_a_report_with_gaps(results: Results) -> None:
