@@ -57,7 +57,7 @@ test: .venv/dev
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_definitions.py \
 		--cov nbloss/losses --cov-fail-under 100
 
-# Warnings are errors. The gallery's pages are run.
+# Warnings are errors. The gallery's pages are run. Nothing of what the tests need is installed.
 docs: .venv/docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/docs
 	@echo "The site is in build/docs/index.html."
@@ -101,4 +101,5 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf docs/losses docs/auto_examples .venv build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/losses docs/auto_examples docs/sg_execution_times.rst .venv build dist
+	rm -rf .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
