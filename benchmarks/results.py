@@ -27,8 +27,8 @@ class Results:
         For each workload and contender the seconds of a call, a median for each turn.
     moved : dict
         For each workload the bytes that cannot but be moved.
-    first_calls, memory : list of dict
-        As the tests of these names have them.
+    first_calls, memory, held : list of dict
+        As the tests of the first call and of memory have them.
     """
 
     machine: dict[str, Any]
@@ -36,6 +36,7 @@ class Results:
     moved: dict[Workload, int]
     first_calls: list[dict[str, Any]]
     memory: list[dict[str, Any]]
+    held: list[dict[str, Any]]
 
     def time(self, workload: Workload, contender: str) -> float | None:
         """Seconds of a call; the median of the turns."""
@@ -66,7 +67,7 @@ class Results:
 def condensed(raw: dict[str, Any]) -> dict[str, Any]:
     """Boil pytest-benchmark's JSON down to one that a repository can hold."""
     rows: dict[Workload, dict[str, Any]] = {}
-    rest: dict[str, list[dict[str, Any]]] = {"first call": [], "memory": []}
+    rest: dict[str, list[dict[str, Any]]] = {"first call": [], "memory": [], "held": []}
     for entry in raw["benchmarks"]:
         info = dict(entry["extra_info"])
         kind = info.pop("kind")
@@ -95,6 +96,7 @@ def condensed(raw: dict[str, Any]) -> dict[str, Any]:
         "speed": list(rows.values()),
         "first calls": rest["first call"],
         "memory": rest["memory"],
+        "held": rest["held"],
     }
 
 
@@ -129,4 +131,6 @@ def load(path: Path) -> Results:
     """Read what `dump` wrote."""
     data = json.loads(path.read_text())
     seconds, moved = by_workload(data["speed"])
-    return Results(data["machine"], seconds, moved, data["first calls"], data["memory"])
+    return Results(
+        data["machine"], seconds, moved, data["first calls"], data["memory"], data["held"]
+    )

@@ -263,6 +263,21 @@ def memory(results: Results) -> str:
     return table(head, rows)
 
 
+def held(results: Results) -> str:
+    found = {(row["loss"], row["contender"], row["checkpoint"]): row for row in results.held}
+    rows = []
+    for loss in TYPICAL:
+        got = [
+            found.get((loss, who, checkpointed))
+            for checkpointed in (False, True)
+            for who in ("eager", "nbloss")
+        ]
+        cells = ["–" if row is None else f"{row['held'] / 1e6:.0f} MB" for row in got]
+        rows.append([f"`{loss}`", *cells])
+    head = ["loss", "eager", "nbloss", "eager, checkpoint", "nbloss, checkpoint"]
+    return table(head, rows)
+
+
 def headline(results: Results) -> str:
     """What the README says."""
     rows = []
@@ -291,4 +306,5 @@ TABLES = {
     "floors": floors,
     "first-calls": first_calls,
     "memory": memory,
+    "held": held,
 }

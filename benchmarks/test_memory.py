@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
-from contenders import FUNCTIONS, function_of, on_tensors
+from cases import split
+from contenders import FUNCTIONS, function_of, on_tensors, tensors
 from nbloss.engine import buffers
-from workloads import LARGE, TYPICAL, Workload
+from workloads import HELD, LARGE, MANY, TYPICAL, Workload
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def allocated(run: Callable[[int], None]) -> int:
-    """The most bytes that torch had allocated at once, as its profiler saw it."""
+def allocations(run: Callable[[int], None]) -> list[int]:
+    """The bytes that torch had allocated at each moment, as its profiler saw it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run(1)
-    total = most = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            most = max(most, total)
-    return most
+    events = profiler.profiler.kineto_results.events()
+    return list(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+
+
+def allocated(run: Callable[[int], None]) -> int:
+    """The most bytes that torch had allocated at once."""
+    return max(allocations(run), default=0)
 
 
 def resident(run: Callable[[int], None]) -> int | None:
@@ -70,3 +75,46 @@ def test_memory(benchmark: BenchmarkFixture, loss: str, contender: str) -> None:
         "resident": found[1],
     }
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpoint"])
+@pytest.mark.parametrize("contender", ["eager", "nbloss"])
+@pytest.mark.parametrize("loss", TYPICAL)
+def test_memory_of_many_losses(
+    benchmark: BenchmarkFixture, loss: str, contender: str, checkpointed: bool
+) -> None:
+    """What losses of one prediction hold between their forward and their backward passes."""
+    workload = Workload(loss, TYPICAL[loss], *HELD)
+    function = function_of(contender, workload)
+    assert function is not None
+    operands, weight = split(tensors(workload))
+    values: list[Tensor] = []
+
+    def forward(times: int) -> None:
+        for _ in range(times * MANY):
+            if checkpointed:
+                value = checkpoint(function, *operands, use_reentrant=False, **weight)
+            else:
+                value = function(*operands, **weight)
+            values.append(value)
+
+    def both() -> None:
+        forward(1)
+        torch.stack(values).sum().backward()
+        values.clear()
+
+    both()
+    gc.collect()
+    held = allocations(forward)
+    values.clear()
+    benchmark.pedantic(both, rounds=1)
+    benchmark.extra_info |= {
+        "kind": "held",
+        "loss": loss,
+        "contender": contender,
+        "checkpoint": checkpointed,
+        "rows": HELD[0],
+        "columns": HELD[1],
+        "losses": MANY,
+        "held": held[-1] if held else 0,
+    }

@@ -155,6 +155,8 @@ TARGETS = [
 TINY = (8, 10)
 TINY_TARGETS = dict.fromkeys(TYPICAL, 1.0) | {"nll_loss": 0.75, "multilabel_margin_loss": 0.75}
 BETWEEN = 0.9
+# Many losses of one prediction, of 16 MB.
+HELD, MANY = (4096, 1024), 40
 # Inputs of shape (N, C, d1, d2): rows are samples, columns are classes.
 SPATIAL = [
     Workload("cross_entropy", "spatial-64x65", 2, 21),

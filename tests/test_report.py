@@ -42,6 +42,12 @@ def raw() -> dict[str, Any]:
             ("memory", {"rows": 1000, "columns": 10_000, "allocated": 4e7, "resident": None}),
         )
     ]
+    more += [
+        {"extra_info": {"kind": "held", "loss": loss, "contender": who, **numbers}, "stats": {}}
+        for loss in TYPICAL
+        for who in ("eager", "nbloss")
+        for numbers in ({"checkpoint": False, "held": 64e6}, {"checkpoint": True, "held": 0})
+    ]
     packages = {"nbloss": "0.1", "torch": "2", "numba": "0.6", "llvmlite": "0.4", "numpy": "2"}
     return {
         "benchmarks": speed + more,
@@ -77,6 +83,7 @@ def test_what_is_boiled_down_is_what_was_measured(results: Results) -> None:
     assert results.moved[HUBER] == 96
     assert {row["cached"] for row in results.first_calls} == {0.1235}
     assert len(results.memory) == 3 * len(TYPICAL)
+    assert "| `huber_loss` | 64 MB | 64 MB | 0 MB | 0 MB |" in tables.held(results)
     text = tables.machine(results)
     assert "A Processor" in text
     assert "0123456789ab+" in text
