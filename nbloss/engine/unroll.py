@@ -15,6 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 
+def missing_source(module: str) -> RuntimeError:
+    """Make the error that an installation of nbloss without its source gives."""
+    return RuntimeError(
+        f"nbloss makes its kernels from its own source files, and finds none for {module}: "
+        "install it with its source (.py), not with the bytecode (.pyc) alone"
+    )
+
+
 def unroll(template: Callable, constants: dict[str, Any]) -> Callable:
     """Specialise a function for constants that its global names stand for.
 
@@ -30,8 +38,16 @@ def unroll(template: Callable, constants: dict[str, Any]) -> Callable:
     -------
     function
         With the constants among its globals.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no source for the function.
     """
-    lines, first_line = inspect.getsourcelines(template)
+    try:
+        lines, first_line = inspect.getsourcelines(template)
+    except OSError as error:
+        raise missing_source(template.__module__) from error
     tree = ast.parse(textwrap.dedent("".join(lines)))
     ast.increment_lineno(tree, first_line - 1)
     namespace = {**template.__globals__, **constants}
