@@ -13,9 +13,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -319,15 +317,13 @@ def machine_code(kernel: Kernel, capability: tuple[int, int], afresh: bool = Fal
     """Compile a kernel for a compute capability, or take it from the disk if it need not be new."""
     path = _path(kernel, capability)
     if path is not None and not afresh:
-        with contextlib.suppress(OSError):
-            return path.read_bytes()
+        kept = cache.read(path)
+        if kept is not None:
+            return kept
     code, _ = link(ptx(kernel, capability), capability)
     if path is not None:
         with contextlib.suppress(OSError):  # a full disk must not cost the user the result
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(code)
-            os.replace(file.name, path)
+            cache.write(path, code)
     return code
 
 
