@@ -1,6 +1,7 @@
 """Kernels compiled ahead."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,10 @@ def run(console: "Console", options: argparse.Namespace) -> int:
             call()
             progress.advance(bar)
     path = cache.directory()
-    place = "nowhere: no directory that only this user can write" if path is None else str(path)
+    if path is None:
+        place = "nowhere: no directory that only this user can write"
+    else:
+        place = str(path) if os.access(path, os.W_OK) else f"nowhere: {path} is read-only"
     console.print(f"Compiled {len(tasks)} uses of the losses into {place}")
     return 0
 
