@@ -165,7 +165,7 @@ def measure() -> Path:
 def page(data: dict[str, Any]) -> str:
     """Write down what was measured on a device."""
     m = data["machine"]
-    results = Results(m, *by_workload(data["speed"]), [], [])
+    results = Results(m, *by_workload(data["speed"]), [], [], [])
     rows = []
     for one in TARGETS:
         w = one.workload
@@ -195,7 +195,7 @@ def page(data: dict[str, Any]) -> str:
             ]
         )
     head = ["loss", "size", "eager", "compile", "nbloss", "to eager", "to compile", "of a copy"]
-    results, tiny = Results(m, *by_workload(data["tiny"]), [], []), []
+    results, tiny = Results(m, *by_workload(data["tiny"]), [], [], []), []
     for w in results.seconds:
         ratio = results.ratio(w, ("eager",))
         met = ratio is not None and ratio >= TINY_TARGET
