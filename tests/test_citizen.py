@@ -43,8 +43,9 @@ def arguments(name: str) -> list[Tensor]:
 # --- patching -------------------------------------------------------------------------------------
 
 
-def originals() -> dict[str, Callable]:
-    return {name: getattr(F, name) for name in LOSSES}
+def originals() -> dict[str, Callable | None]:
+    """What torch has by the names of all losses; None where it has nothing."""
+    return {name: getattr(F, name, None) for name in LOSSES}
 
 
 @NAME
