@@ -57,6 +57,16 @@ def test_samples_of_a_losss_page_run(name: str, monkeypatch: pytest.MonkeyPatch)
     exec("\n".join(blocks(text)), {})
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_page_says_whether_the_formula_is_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-sum-exp, smoothing, pairs and distances of the other losses stand in loops around it."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import loss_pages
+
+    alone = "no other code" in loss_pages.page(LOSSES[name]).lower()
+    assert alone == (LOSSES[name].pattern == "pointwise")
+
+
 def test_pages_need_nothing_that_tests_need() -> None:
     """`make docs` installs the packages of the documentation, and pytest is not among them."""
     folders = [str(DOCS), str(DOCS.parent / "benchmarks"), str(DOCS.parent / "tests")]
