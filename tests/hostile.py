@@ -413,7 +413,7 @@ for odd in SPECIAL:
         args = [x.requires_grad_() for x in args]
         if abs(odd) != 1e30:  # the square is beyond float32, but not beyond a wider sum
             for swap in (False, True):
-                kwargs = {"swap": swap, "reduction": "none", "_lenient": True}
+                kwargs = {"swap": swap, "reduction": "none"}
                 same(name, f"{odd}-{position}-{swap}", *args, **kwargs)
 same(CROSS, "all-minus-infinity", real([-INF] * 3, [0.0, 1.0, 2.0]), whole(0, 1))
 x = real([[0.0, -INF, 1.0]])
@@ -424,11 +424,26 @@ FIRST, SECOND = (real(side) for side in zip(*product(SPECIAL, SPECIAL), strict=T
 same(HUBER, "special", FIRST, SECOND, reduction="none")
 for sign in (1.0, -1.0):
     args = FIRST, SECOND, real([sign] * len(FIRST))
-    same(RANKING, f"special-{sign}", *args, margin=0.5, reduction="none", _lenient=True)
+    same(RANKING, f"special-{sign}", *args, margin=0.5, reduction="none")
+for odd in SPECIAL:
+    args = X[0].clone().requires_grad_(), OTHER[0].clone().requires_grad_(), real([odd] * 5)
+    same(RANKING, f"target-{odd}", *args, margin=0.5, reduction="none")
+for odd, p, swap in product((NAN, INF), (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, INF, -INF), (False, True)):
+    for position in range(3):
+        args = [x[:2].clone() for x in GOOD[TRIPLET]]
+        args[position][1, 2] = odd
+        args = [x.requires_grad_() for x in args]
+        kwargs = {"p": p, "swap": swap, "reduction": "none"}
+        same(TRIPLET, f"{odd}-{position}-p{p}-{swap}", *args, **kwargs)
 FINITE = (1e30, -1e30, 1e-30, -1e-40, 88.8, -104.0, 0.0, 0.5, 1.0, -1.0)
 FIRST, SECOND = (real(side) for side in zip(*product(FINITE, FINITE), strict=True))
 for delta in (1e-30, 1e30, INF):
     same(HUBER, f"delta-{delta}", FIRST, SECOND, delta=delta, reduction="none")
+FIRST, SECOND = real([INF, -INF, INF, NAN, 1.0]), real([0.0, 0.5, INF, INF, INF])
+same(HUBER, "delta-inf-errors-inf", FIRST, SECOND, delta=INF, reduction="none")
+for shape, reduction in product(((0, 0), (3, 0), (0, 3), (0,)), REDUCTIONS):
+    x = zeros(*shape).requires_grad_()
+    same(SOFT, f"empty-{shape}-{reduction}", x, zeros(*shape), reduction=reduction)
 x = real([[value] for value in SPECIAL])
 for target in (0.0, 1.0, 0.5, -1.0, NAN):
     same(SOFT, f"special-{target}", x, real([[target]] * len(SPECIAL)), reduction="none")

@@ -92,6 +92,65 @@ def test_so_may_a_single_number(make: Any) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("factor", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["nll_loss", "margin_ranking_loss", "triplet_margin_loss"])
+def test_what_takes_no_part_has_gradient_0_whatever_grad_output(
+    name: str, factor: float, reduction: str
+) -> None:
+    """Other classes than the target's, ignored rows and margins that are kept, as in torch."""
+    operands = [x.clone().requires_grad_(x.is_floating_point()) for x in GOOD[name]]
+    if name == "nll_loss":
+        operands[1][2] = -100
+    else:
+        ranking = name == "margin_ranking_loss"
+        with torch.no_grad():
+            operands[0][1] = operands[1][1] + (operands[2][1] if ranking else 0.0)
+            operands[2][1] *= 1.0 if ranking else 99.0
+    leaves = [x for x in operands if x.requires_grad]
+    found = []
+    for library in LIBRARIES:
+        value = getattr(library, name)(*operands, reduction=reduction)
+        grad_output = torch.full_like(value, factor)
+        for _ in range(2):  # the first time gradients may be there from the forward pass
+            found.append(torch.autograd.grad(value, leaves, grad_output, retain_graph=True))
+    *ours, theirs, _ = found
+    assert any((x == 0).any() for x in theirs)
+    for gradients in ours:
+        for mine, other in zip(gradients, theirs, strict=True):
+            # An infinite pull at an anchor from both sides is NaN, unless it was added up before.
+            mine = torch.where(other.isnan() & ~mine.isfinite(), other, mine)
+            torch.testing.assert_close(mine, other, equal_nan=True)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0, np.inf])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_rows_with_odd_numbers_in_a_gradient_that_has_a_graph(
+    odd: float, p: float, swap: bool
+) -> None:
+    for position in range(3):
+        operands = [x.clone() for x in GOOD["triplet_margin_loss"]]
+        operands[position][1, 2] = odd
+        operands = [x.requires_grad_() for x in operands]
+        found = []
+        for library in LIBRARIES:
+            value = library.triplet_margin_loss(*operands, p=p, swap=swap)
+            gradients = torch.autograd.grad(value, operands, create_graph=True)
+            found.append([x.detach() for x in gradients])
+        torch.testing.assert_close(*found, equal_nan=True)
+
+
+def test_second_derivatives_of_huber_loss_where_its_pieces_meet() -> None:
+    found = []
+    for library in LIBRARIES:
+        x = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], requires_grad=True)
+        value = library.huber_loss(x, torch.zeros(7), reduction="sum")
+        (slope,) = torch.autograd.grad(value, x, create_graph=True)
+        found.append((slope.detach(), torch.autograd.grad(slope.sum(), x)[0]))
+    torch.testing.assert_close(*found)
+
+
 # --- saved tensors that come back as others -------------------------------------------------------
 
 CHANGES = {

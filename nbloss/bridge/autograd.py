@@ -5,7 +5,6 @@ pass ("early"), and the backward pass multiplies them by ``grad_output``. They a
 backward pass where keeping them would cost the user more than it saves: see :func:`is_kept`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -199,33 +198,13 @@ def first_pass(kind: Kind, tensors: tuple, gradients: bool) -> tuple[Tensor, lis
     return run(tensors_bridge, launch, arrays)
 
 
-def scaled(kind: Kind, gradients: list, grad_output: Tensor) -> bool:
-    """Multiply early gradients by `grad_output`, in place.
-
-    Returns
-    -------
-    bool
-        False if `grad_output` is not finite, and nothing was done: what is 0 then has to stay 0,
-        which only the kernel can tell from a number that is too small.
-    """
-    factor: Any
-    if kind.problem.reduction == "none":
-        if not grad_output.isfinite().all():
-            return False
-        factor = beside(grad_output, kind)
-    elif kind.on_device:
-        rescale(tensors_bridge, gradients, grad_output)
-        return True
-    else:
-        factor = grad_output.item()
-        if factor == 1.0:
-            return True
-        if not math.isfinite(factor):
-            return False
-    for gradient in gradients:
-        if gradient is not None:
-            gradient *= factor
-    return True
+def scale(kind: Kind, gradients: list, grad_output: Tensor) -> list:
+    """Multiply early gradients by `grad_output`, in place."""
+    problem = kind.problem
+    if problem.reduction == "none":
+        grad_output = beside(grad_output, kind)
+    rescale(tensors_bridge, problem.definition, gradients, grad_output)
+    return gradients
 
 
 def beside(grad_output: Tensor, kind: Kind) -> Tensor:
@@ -283,15 +262,13 @@ class LossFunction(torch.autograd.Function):
         # have been changed in place; `saved_tensors` would raise.
         gradients, ctx.gradients = ctx.gradients, None
         ctx.counted = None
-        if gradients is not None and scaled(kind, gradients, grad_output):
-            return (None, *gradients, *kind.nothing)
-        tensors = ctx.saved_tensors
-        if kind.keeps:
+        if gradients is None:
+            tensors = ctx.saved_tensors
+            if not kind.keeps:
+                return (None, *late(kind, tensors, grad_output), *kind.nothing)
             # The same arithmetic as if they had been kept, for the same bits.
             _, gradients = first_pass(kind, tensors, True)
-            if scaled(kind, gradients, grad_output):
-                return (None, *gradients, *kind.nothing)
-        return (None, *late(kind, tensors, grad_output), *kind.nothing)
+        return (None, *scale(kind, gradients, grad_output), *kind.nothing)
 
 
 # What compiles a whole backward leaves this step as it is: engine and kernels are no graph.

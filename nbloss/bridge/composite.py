@@ -219,7 +219,14 @@ def triplets(problem: Problem) -> Tensor:
     def measure(x: Tensor, y: Tensor, columns: int) -> Tensor:
         x, y = x[..., :columns], y[..., :columns]
         terms = apply(lambda x, y: triples(term(x, y, *numbers)), x, y)
-        sums = [reduce(t, dim=-1) for t in terms]
+        if distance.reduce == "sum":
+            sums = [reduce(t, dim=-1) for t in terms]
+        else:
+            # Of a row with a NaN no coordinate is the largest or the smallest: none has a gradient.
+            (sizes,) = terms
+            odd = sizes.detach().isnan().any(-1, keepdim=True)
+            extreme = reduce(torch.where(odd, 0.0, sizes), dim=-1)
+            sums = [torch.where(odd.squeeze(-1), math.nan, extreme)]
         if distance.finish is None:
             return sums[0]
         return apply(single(distance.finish, dtype, tuple(distance.parameters.values())), *sums)[0]

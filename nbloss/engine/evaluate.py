@@ -8,14 +8,16 @@ Each pattern says what shape its value has (``value_shape``), how the memory is 
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbloss.engine import driver
 from nbloss.engine.buffers import LARGE
 from nbloss.engine.launch import NO_MEMORY, NOTHING_BAD, Launch, Request
-from nbloss.engine.patterns import classes, pairs, pointwise, triplets
+from nbloss.engine.patterns import classes, common, pairs, pointwise, triplets
 from nbloss.engine.problem import Problem, present
+from nbloss.engine.registry import Definition
 
 if TYPE_CHECKING:
     from nbloss.engine.cuda.launch import Launch as LaunchOnDevice
@@ -80,18 +82,32 @@ def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...])
     return run(xp, launch, (*operands, *present(problem.constants)), scale, upstream)[1]
 
 
-def rescale(xp: Any, gradients: list, upstream: Any) -> None:
-    """Multiply gradients that were made with a reduced value by the gradient from above."""
-    if xp.device(upstream) is not None:
+def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) -> None:
+    """Multiply gradients that were made with the value by `grad_output`, in place.
+
+    `grad_output` is a number, or an array that broadcasts to the gradients; on a device it is a
+    number.
+    """
+    keeps_zeros = common.keeps_zeros(definition)
+    if xp.device(grad_output) is not None:
         from nbloss.engine.cuda.scaling import scale
 
-        scale(xp, gradients, upstream)
+        scale(xp, gradients, grad_output, keeps_zeros)
         return
-    factor = upstream.item()
-    if factor != 1.0:
-        for gradient in gradients:
-            if gradient is not None:
-                gradient *= factor
+    if xp.size(grad_output) == 1:
+        factor = grad_output.item()
+        if factor == 1.0:
+            return
+        keeps_zeros = keeps_zeros and not math.isfinite(factor)
+    else:
+        factor = grad_output
+        keeps_zeros = keeps_zeros and not bool(abs(factor).sum() < math.inf)
+    for gradient in gradients:
+        if gradient is not None:
+            zeros = gradient == 0 if keeps_zeros else None
+            gradient *= factor
+            if zeros is not None:
+                gradient[zeros] = 0
 
 
 def fitted(

@@ -27,7 +27,7 @@ def huber_loss(
     .. math::
 
        \ell(x, y) = \begin{cases}
-           \tfrac12 (x - y)^2 & \text{where } |x - y| \le \delta \\
+           \tfrac12 (x - y)^2 & \text{where } |x - y| < \delta \\
            \delta \, (|x - y| - \tfrac12 \delta) & \text{elsewhere}
        \end{cases}
 

@@ -12,9 +12,9 @@ from nbloss.engine.primitives import absolute, maximum, power, sign, sqrt, where
 
 
 def root(total, *parameters):
-    # At zero, where the root has no derivative, torch takes 0.
+    # At zero, where the root has no derivative, torch takes 0. A NaN goes on.
     size = sqrt(total)
-    return size, where(total > 0.0, 0.5 / where(total > 0.0, size, 1.0), 0.0)
+    return size, where(total == 0.0, 0.0, 0.5 / where(total == 0.0, 1.0, size))
 
 
 @distance(finish=root)
@@ -35,7 +35,9 @@ def squared_euclidean(x, y):
 def manhattan(x, y, eps=0.0):
     """Add up the sizes of the differences."""
     difference = x - y + eps
-    return absolute(difference), sign(difference), -sign(difference)
+    # Where the difference is NaN torch's slope is 0; the primitive `sign` would be NaN.
+    slope = where(difference > 0.0, 1.0, where(difference < 0.0, -1.0, 0.0))
+    return absolute(difference), slope, -slope
 
 
 @distance(reduce="max")
@@ -60,8 +62,7 @@ def hamming(x, y, eps=0.0):
 
 
 def p_root(total, eps, p):
-    positive = where(total > 0.0, total, 1.0)
-    slope = where(total > 0.0, power(positive, 1.0 / p - 1.0) / p, 0.0)
+    slope = where(total == 0.0, 0.0, power(where(total == 0.0, 1.0, total), 1.0 / p - 1.0) / p)
     return power(total, 1.0 / p), slope
 
 

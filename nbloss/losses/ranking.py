@@ -14,5 +14,5 @@ def margin_ranking_loss(input1, input2, target, margin=0.0, at_kink=0.0):
     """Give what is missing for two scores to be in order; ``target`` is 1 or -1, and says which."""
     difference = input1 - input2
     violation = margin - target * difference
-    slope = pulled(violation, target, at_kink)
-    return maximum(violation, 0.0), -slope, slope, pulled(violation, -difference, at_kink)
+    slope = pulled(violation, 1.0, at_kink)
+    return maximum(violation, 0.0), -target * slope, target * slope, -difference * slope

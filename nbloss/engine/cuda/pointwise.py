@@ -6,7 +6,7 @@ from nbloss.engine.cuda import grid
 from nbloss.engine.cuda.launch import Launch, Stage, item_size, ready, specialize
 from nbloss.engine.launch import FIRST_PARAMETER, GRADIENT_SCALE, VALUE_SCALE, Request
 from nbloss.engine.patterns import pointwise
-from nbloss.engine.patterns.common import VALUE
+from nbloss.engine.patterns.common import VALUE, times
 from nbloss.engine.patterns.pointwise import COLUMNS, FIRST_OPERAND, ROWS, evaluate
 
 MOST_32 = 1 << 31  # elements whose numbers are divided in 32 bits, which is much quicker
@@ -119,7 +119,7 @@ def prepare(request: Request) -> Launch | None:
         request,
         laid,
         share,
-        helpers=(operands_of, numbers_at, evaluate),
+        helpers=(operands_of, numbers_at, times, evaluate),
         UNSIGNED=np.uint32 if size < MOST_32 else np.uint64,
     )
     main = Stage(kernel, grid.blocks(work, share.threads))

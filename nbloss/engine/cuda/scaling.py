@@ -9,6 +9,7 @@ from nbloss.engine.cuda import grid, groups
 from nbloss.engine.cuda.compiler import kernel
 from nbloss.engine.cuda.driver import PARAMETERS
 from nbloss.engine.cuda.launch import Launch, Stage
+from nbloss.engine.patterns.common import times
 
 GRADIENT, FACTOR, SIZE = range(3)
 
@@ -21,17 +22,18 @@ def multiply(integers, floats):
     if factor != COMPUTED(1.0):
         place = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
         while place < size:
-            gradient[place] = narrow(widen(gradient[place]) * factor)
+            gradient[place] = narrow(times(factor, widen(gradient[place])))
             place += np.int64(cuda.gridDim.x) * THREADS
 
 
 @functools.lru_cache(maxsize=4096)
-def prepared(dtype: str, size: int) -> Launch:
+def prepared(dtype: str, size: int, keeps_zeros: bool) -> Launch:
     """Prepare the kernel for so many elements of a type."""
     words = np.zeros(PARAMETERS, np.int64)
     words[SIZE] = size
     threads = grid.THREADS
-    made = kernel(multiply, {}, dtype, threads, (), **groups.flags(grid.WARP, threads, threads))
+    flags = {**groups.flags(grid.WARP, threads, threads), "KEEPS_ZEROS": keeps_zeros}
+    made = kernel(multiply, {}, dtype, threads, (times,), **flags)
     stage = Stage(made, grid.blocks(size, threads))
     return Launch(
         "",
@@ -46,7 +48,7 @@ def prepared(dtype: str, size: int) -> Launch:
     )
 
 
-def scale(xp: Any, gradients: list, factor: Any) -> None:
+def scale(xp: Any, gradients: list, factor: Any, keeps_zeros: bool = False) -> None:
     """Multiply contiguous gradients in place by a number in the device's memory.
 
     Parameters
@@ -54,7 +56,11 @@ def scale(xp: Any, gradients: list, factor: Any) -> None:
     xp : module
     gradients : list of array or None
     factor : array of a single number
+    keeps_zeros : bool, optional
+        See :func:`nbloss.engine.patterns.common.keeps_zeros`.
     """
     for gradient in gradients:
         if gradient is not None:
-            prepared(xp.dtype(gradient), xp.size(gradient)).start(xp, [gradient, factor])
+            prepared(xp.dtype(gradient), xp.size(gradient), keeps_zeros).start(
+                xp, [gradient, factor]
+            )

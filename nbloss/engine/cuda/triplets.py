@@ -17,7 +17,7 @@ from nbloss.engine.cuda.launch import (
 )
 from nbloss.engine.launch import GRADIENT_SCALE, VALUE_SCALE, Request
 from nbloss.engine.patterns import triplets
-from nbloss.engine.patterns.common import VALUE
+from nbloss.engine.patterns.common import VALUE, times
 from nbloss.engine.patterns.triplets import (
     COLUMNS,
     FAR_COLUMNS,
@@ -190,7 +190,8 @@ def template(integers, floats):
                     else (near_extreme, far_extreme)
                 )
                 slopes = tuple(
-                    tuple(factor * by_distance[j] * by_sums[j][k] for k in SUMS) for j in DISTANCES
+                    tuple(times(factor, by_distance[j]) * by_sums[j][k] for k in SUMS)
+                    for j in DISTANCES
                 )
                 for start in range(lane, lane + 1 if KEPT else columns, LANES * WIDTH):
                     if not KEPT:
@@ -234,7 +235,7 @@ def prepare(request: Request) -> Launch | None:
         request,
         laid,
         share,
-        helpers=(terms_of, load, measure, pull, within, judge, pulls),
+        helpers=(times, terms_of, load, measure, pull, within, judge, pulls),
         START={"sum": 0.0, "max": -np.inf, "min": np.inf}[laid.flags["REDUCE"]],
         UPSTREAM_STEP=upstream_step(request),
         ITEM=item_size(request),

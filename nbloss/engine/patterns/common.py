@@ -7,8 +7,10 @@ import numpy as np
 
 from nbloss.engine import chunks, compiler
 from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Request, Stage
-from nbloss.engine.memory import COMPUTED, NARROW, STORED, WIDEN, array_at
+from nbloss.engine.memory import COMPUTED as COMPUTING
+from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.engine.problem import Problem
+from nbloss.engine.registry import Definition
 
 GROUPS_PER_CHUNK = 4096
 # The first integers of every worker, which the combiner reads as well.
@@ -44,6 +46,23 @@ class Blocks(NamedTuple):
     groups: int = 1
 
 
+def keeps_zeros(definition: Definition) -> bool:
+    """Whether a derivative of 0 says that something takes no part in the loss.
+
+    It may be another class than the target's, an ignored row, or a margin that is kept. The
+    gradient is 0 then, in torch as well, though `grad_output` be infinite or NaN.
+    """
+    return definition.pattern == "classes" or "at_kink" in definition.parameters
+
+
+def times(factor, slope):
+    """Multiply a derivative by its share of `grad_output`."""
+    if KEEPS_ZEROS:
+        return factor * slope if slope != COMPUTED(0.0) else COMPUTED(0.0)
+    else:
+        return factor * slope
+
+
 def combine(integers, floats, chunk):
     """Add up what the chunks left, the last step of every reduced loss."""
     groups, per_group = integers[GROUPS], integers[PER_GROUP]
@@ -61,7 +80,7 @@ def combine(integers, floats, chunk):
 def combiner(dtype: str) -> Any:
     """Compile the combiner that stores results of a type."""
     return compiler.worker(
-        combine, {}, COMPUTED[dtype], STORAGE=STORED[dtype], narrow=NARROW[dtype]
+        combine, {}, COMPUTING[dtype], STORAGE=STORED[dtype], narrow=NARROW[dtype]
     )
 
 
@@ -77,6 +96,7 @@ def uses(request: Request, laid: Blocks) -> dict[str, Any]:
         "SUMMED": laid.value == "sum",
         "FROM_ABOVE": request.upstream is not None,
         "DENSE": laid.dense,
+        "KEEPS_ZEROS": keeps_zeros(request.definition),
         **laid.flags,
     }
 
@@ -97,7 +117,7 @@ def specialize(
     """
     dtype = request.dtype
     return compiler.worker(
-        template, scalars, COMPUTED[dtype], **storage(dtype), **uses(request, laid), **more
+        template, scalars, COMPUTING[dtype], **storage(dtype), **uses(request, laid), **more
     )
 
 

@@ -20,7 +20,7 @@ from nbloss.engine.launch import (
 )
 from nbloss.engine.memory import array_at, fetch, span
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE, Blocks
+from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE, Blocks, times
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
 from nbloss.engine.vectors import wide_vectors
@@ -38,10 +38,10 @@ def evaluate(numbers, parameters, scale):
         factor = scale * numbers[OPERANDS + WEIGHTED]
     if WEIGHTED:
         weight = numbers[OPERANDS]
-        slopes = tuple(factor * weight * outputs[1 + k] for k in FORMULAS)
+        slopes = tuple(times(factor * weight, outputs[1 + k]) for k in FORMULAS)
         return weight * outputs[0], *slopes, factor * outputs[0]
     else:
-        return outputs[0], *(tuple(factor * outputs[1 + k] for k in FORMULAS))
+        return outputs[0], *(tuple(times(factor, outputs[1 + k]) for k in FORMULAS))
 
 
 def template(integers, floats, chunk):
@@ -169,7 +169,7 @@ def prepare(request: Request) -> Launch | None:
     if laid is None:
         return None
     formulas = {"loss": request.definition.formula}
-    worker = common.specialize(template, formulas, request, laid, helpers=(evaluate,))
+    worker = common.specialize(template, formulas, request, laid, helpers=(times, evaluate))
     segments = laid.rows * chunks.count(laid.columns, chunks.SEGMENT)
     pieces = chunks.count(segments, laid.integers[PER_CHUNK])
     stage = common.stage(
@@ -202,7 +202,9 @@ def value_shape(request: Request | Problem) -> tuple[int, ...]:
 def _scales(request: Request) -> tuple[float, float]:
     """Factors of the sum of the elements' values and of their derivatives."""
     divisor = 1
-    if request.reduction == "mean":
+    if request.reduction == "sum" and 0 in request.shape[:-1]:
+        divisor = 1  # the sum of no samples is 0, however many classes they would have
+    elif request.reduction == "mean":
         divisor = math.prod(request.shape)
     elif request.definition.mean_over_classes:
         divisor = request.shape[-1]

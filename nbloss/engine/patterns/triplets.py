@@ -25,7 +25,7 @@ from nbloss.engine.launch import (
 )
 from nbloss.engine.memory import array_at, span
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
+from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks, times
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.engine.vectors import wide_vectors
 
@@ -109,19 +109,20 @@ def within(inside, pulls):
 def judge(near, far, swapped, numbers):
     """Give the value of a row, its slopes by the distances, and whether there is nothing to pull.
 
-    A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch.
+    A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch. (Arithmetic
+    cannot ask for them here: where sums may be reordered, x - x is 0 for the compiler.)
     """
-    zero = COMPUTED(0.0)
+    zero, infinity = COMPUTED(0.0), COMPUTED(np.inf)
     if SWAP:
         closest, far_part, swap_part = nearer(far, swapped)
         value, near_slope, far_slope = loss(near, closest, *numbers)
         measured = near + far + swapped
-        idle = near_slope == zero and far_slope == zero and measured - measured == zero
+        idle = near_slope == zero and far_slope == zero and -infinity < measured < infinity
         return value, (near_slope, far_slope * far_part, far_slope * swap_part), idle
     else:
         value, near_slope, far_slope = loss(near, far, *numbers)
         measured = near + far
-        idle = near_slope == zero and far_slope == zero and measured - measured == zero
+        idle = near_slope == zero and far_slope == zero and -infinity < measured < infinity
         return value, (near_slope, far_slope), idle
 
 
@@ -210,7 +211,8 @@ def template(integers, floats, chunk):
                     else (near_extreme, far_extreme)
                 )
                 slopes = tuple(
-                    tuple(factor * by_distance[j] * by_sums[j][k] for k in SUMS) for j in DISTANCES
+                    tuple(times(factor, by_distance[j]) * by_sums[j][k] for k in SUMS)
+                    for j in DISTANCES
                 )
                 for i in range(columns):
                     at_a, at_p, at_n = i * inner[0], i * inner[1], i * inner[2]
@@ -304,7 +306,7 @@ def prepare(request: Request) -> Launch | None:
         scalars(request),
         request,
         laid,
-        helpers=(terms_at, measure, pull, within, judge, pulls),
+        helpers=(times, terms_at, measure, pull, within, judge, pulls),
         larger=scalar_math.maximum,
         smaller=scalar_math.minimum,
     )
