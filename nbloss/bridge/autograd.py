@@ -186,15 +186,17 @@ def is_kept(kind: Kind) -> bool:
     return not waiting or waiting + kind.size <= MOST_KEPT
 
 
-def first_pass(kind: Kind, tensors: tuple, gradients: bool) -> tuple[Tensor, list]:
+def first_pass(
+    kind: Kind, tensors: tuple, gradients: bool, launch: AnyLaunch | None
+) -> tuple[Tensor, list]:
     """Give the value and, if asked for, the early gradients, whose `grad_output` is 1."""
-    launch, arrays = kind.launch, tensors
+    arrays = tensors
     if launch is None or (kind.keeps and not gradients):
         problem = kind.filled(tensors)
         early = kind.early if gradients else (False,) * kind.operands
         value = "each" if problem.reduction == "none" else "sum"
         launch, operands, _ = fitted(tensors_bridge, problem, early, value)
-        arrays = (*operands, *tensors[kind.operands :])
+        arrays = (*operands, *present(problem.constants))
     return run(tensors_bridge, launch, arrays)
 
 
@@ -216,11 +218,15 @@ def beside(grad_output: Tensor, kind: Kind) -> Tensor:
     return grad_output.unsqueeze(axis)
 
 
+def came_back(kind: Kind, tensors: tuple) -> bool:
+    """Whether saved tensors are as they were; hooks may have put others in their place."""
+    return kind.fits is not None and kind.fits(*tensors)
+
+
 def late(kind: Kind, tensors: tuple, grad_output: Tensor) -> list:
     """Make the gradients in the backward pass."""
     reduced = kind.problem.reduction != "none" and not kind.on_device
-    # Hooks may have put other tensors in the place of those that were saved.
-    if reduced and kind.fits is not None and kind.fits(*tensors):
+    if reduced and came_back(kind, tensors):
         if not kind.late:
             kind.late.append(fitted(tensors_bridge, kind.filled(tensors), kind.wanted, "")[0])
         return run(tensors_bridge, kind.late[0], tensors, grad_output.item())[1]
@@ -233,7 +239,7 @@ class LossFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kind: Kind, *tensors: Tensor) -> Tensor:
         keeps = kind.keeps and is_kept(kind)
-        value, gradients = first_pass(kind, tensors, keeps)
+        value, gradients = first_pass(kind, tensors, keeps, kind.launch)
         ctx.kind = kind
         ctx.gradients = gradients if keeps else None
         if keeps and kind.size >= SMALL:
@@ -267,7 +273,8 @@ class LossFunction(torch.autograd.Function):
             if not kind.keeps:
                 return (None, *late(kind, tensors, grad_output), *kind.nothing)
             # The same arithmetic as if they had been kept, for the same bits.
-            _, gradients = first_pass(kind, tensors, True)
+            launch = kind.launch if came_back(kind, tensors) else None
+            _, gradients = first_pass(kind, tensors, True, launch)
         return (None, *scale(kind, gradients, grad_output), *kind.nothing)
 
 
