@@ -375,50 +375,13 @@ def work(rank, port, kind):
     finally:
         dist.destroy_process_group()
 
-def sharded(rank, port, kind):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        mesh = init_device_mesh("cpu", (2,))
-        torch.manual_seed(0)
-        x, y, sign = torch.randn(4, 5), torch.randn(4, 5), torch.ones(4, 5)
-        for name, rest in (
-            ("huber_loss", (y,)),
-            ("margin_ranking_loss", (y, sign)),
-            ("multilabel_soft_margin_loss", (sign,)),
-        ):
-            gradients = []
-            for library in (torch.nn.functional, nbloss):
-                whole = distribute_tensor(x, mesh, [Shard(0)]).requires_grad_()
-                parts = [distribute_tensor(t, mesh, [Shard(0)]) for t in rest]
-                value = getattr(library, name)(whole, *parts)
-                expected = getattr(torch.nn.functional, name)(x, *rest)
-                torch.testing.assert_close(value.full_tensor(), expected)
-                try:
-                    value.backward()
-                except NotImplementedError as error:
-                    assert "does not have a sharding strategy" in str(error)
-                    assert name == "multilabel_soft_margin_loss"
-                    break
-                gradients.append(whole.grad.full_tensor())
-            else:
-                torch.testing.assert_close(*gradients)
-    finally:
-        dist.destroy_process_group()
-
 if __name__ == "__main__":
-    target = sharded if sys.argv[2] == "dtensor" else work
-    mp.spawn(target, (sys.argv[1], sys.argv[2]), nprocs=2)
+    mp.spawn(work, (sys.argv[1], sys.argv[2]), nprocs=2)
     print("same")
 """
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["ddp", *(pytest.param(kind, marks=since(2, 13)) for kind in ("fsdp", "dtensor"))],
-)
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=since(2, 13))])
 def test_two_processes(kind: str, tmp_path: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

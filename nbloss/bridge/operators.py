@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from nbloss import functional
-from nbloss.bridge import composite, originals
+from nbloss.bridge import composite, originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine.distance import Distance, recall
@@ -82,7 +82,7 @@ def takes(name: str, given: dict[str, Any]) -> bool:
         x = given.get(word)
         if x is None:
             continue
-        if not isinstance(x, Tensor) or x.layout != torch.strided:
+        if not isinstance(x, Tensor) or x.layout != torch.strided or sharded.is_dtensor(x):
             return False
         if first is None:
             first, device = x.dtype, x.device

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from nbloss.bridge import sharded
 from nbloss.engine.registry import LOSSES
 
 # As they are before anybody puts others in their place.
@@ -16,6 +17,8 @@ ORIGINALS = {
 
 def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
     """Ask torch itself; where it has no such function, raise the error."""
+    if sharded.among(arguments, named):
+        sharded.check(name, arguments, named)
     original = ORIGINALS.get(name)
     if original is None:
         raise error from None

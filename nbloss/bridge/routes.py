@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge import composite, operators, originals
+from nbloss.bridge import composite, operators, originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.autograd import Kind, LossFunction, apply, early
 from nbloss.bridge.refusal import Unserved
@@ -204,6 +204,9 @@ def checked(
 
 def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """Compute the loss by operations that torch can differentiate again and transform."""
+    if sharded.among(arguments, named):  # below the wrappers of torch.func, which are plain tensors
+        error = NotImplementedError(f"{function.__name__}(): no kernel for DTensors")
+        return originals.unserved(function.__name__, error, arguments, named)
     try:
         problem = function.build(tensors_bridge, *arguments, **named)
         tensors_bridge.on_one_device(problem)
