@@ -1,9 +1,13 @@
 """Puts nbloss into torch, so that scripts and modules run on it unchanged."""
 
+import sys
 import threading
 from typing import Any
 
-_lock = threading.RLock()
+from nbloss.engine import forks
+
+_lock = threading.RLock()  # a signal handler may come in between
+forks.renew(sys.modules[__name__], "_lock", threading.RLock)
 _replaced: dict[str, Any] = {}
 _in_force: set["Patch"] = set()
 

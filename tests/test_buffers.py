@@ -189,3 +189,51 @@ def test_steps_find_the_pages_of_the_step_before() -> None:
     """Three gradients of 2 MB are 1500 pages, hundreds of which glibc may have made each time."""
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 200
+
+
+INTERRUPTED = """
+import sys
+import numpy as np
+import torch
+import nbloss
+
+count = 1 << 22  # of float32, 16 MB
+x, y = {make}(count, dtype={module}.float32), {make}(1, dtype={module}.float32)
+interruptions, kept, busy = 0, [], False
+
+def loss(number):
+    return nbloss.huber_loss(x, y + number, reduction="none")
+
+def interrupt(frame, event, argument):
+    "Compute a loss where a signal handler or a finalizer might: wherever nbloss calls something."
+    global interruptions, busy
+    if busy or event not in ("call", "c_call"):
+        return
+    caller = frame.f_back if event == "call" else frame
+    if "nbloss" in caller.f_globals["__name__"]:
+        busy = True
+        interruptions += 1
+        number = 1 + interruptions % 5
+        kept.append((number, loss(number)))
+        del kept[:-3]
+        busy = False
+
+for number in (7, 8):
+    loss(number)  # leaves buffers that are free
+sys.setprofile(interrupt)
+held = [(number, loss(number)) for number in (7, 8)]
+sys.setprofile(None)
+assert interruptions > 10
+for number, value in held + kept:
+    assert (value == number - 0.5).all(), number
+print("right")
+"""
+
+
+@pytest.mark.parametrize(("module", "make"), [("np", "np.zeros"), ("torch", "torch.zeros")])
+def test_a_loss_in_the_middle_of_a_loss(module: str, make: str) -> None:
+    """A signal handler's, say. It waits for nothing, and gets memory of its own."""
+    script = INTERRUPTED.format(module=module, make=make)
+    command = [sys.executable, "-X", "faulthandler", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.stdout.strip() == "right", done.stdout + done.stderr[-3000:]

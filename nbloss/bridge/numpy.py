@@ -13,6 +13,7 @@ from nbloss.bridge import arrays
 from nbloss.bridge.arrays import FLOATS, distance, is_floating, measured
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine import buffers
+from nbloss.engine import threads as engine_threads
 from nbloss.engine.problem import Problem
 
 __all__ = ["distance", "is_floating", "measured"]
@@ -100,8 +101,9 @@ def broadcast_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def threads() -> int:
-    """As many as Numba will give."""
-    return 1 << 30
+    """As many as torch may use where it is loaded, otherwise as many as Numba will give."""
+    count = engine_threads.torch_count()
+    return 1 << 30 if count is None else count
 
 
 # --- arguments --------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from nbloss.bridge.refusal import refuse
-from nbloss.engine import buffers
-from nbloss.engine import threads as engine_threads
+from nbloss.engine import buffers, forks
 from nbloss.engine.problem import Problem, present
 from nbloss.losses.distances import lp
 
@@ -71,7 +70,8 @@ def is_contiguous(x: Tensor) -> bool:
 
 
 def contiguous(x: Tensor) -> Tensor:
-    return x.contiguous()
+    with serial():
+        return x.contiguous()
 
 
 def size(x: Tensor) -> int:
@@ -153,17 +153,19 @@ threads = torch.get_num_threads  # as many as torch may use
 
 
 @contextlib.contextmanager
-def _thread_count_kept() -> Iterator[None]:
-    """Put back torch's number of threads, which the start of an OpenMP layer changes."""
+def _one_thread() -> Iterator[None]:
     count = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        if torch.get_num_threads() != count:
-            torch.set_num_threads(count)
+        torch.set_num_threads(count)
 
 
-engine_threads.guard_start(_thread_count_kept)
+def serial() -> contextlib.AbstractContextManager[None]:
+    """Keep torch to one thread, too, in a forked child, where its others are gone."""
+    return _one_thread() if forks.forked else contextlib.nullcontext()
+
 
 # --- arguments --------------------------------------------------------------------------------
 
@@ -234,7 +236,8 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
     """
     tensors = [tensor(loss, name, value) for name, value in named.items()]
     if goes_to_float32(loss, tensors[0].device):
-        tensors = [x.float() if x.dtype in HALF else x for x in tensors]
+        with serial():
+            tensors = [x.float() if x.dtype in HALF else x for x in tensors]
     first = tensors[0].dtype
     common = first
     if integers and first in INTEGERS:
@@ -246,7 +249,8 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
     for x, name in zip(tensors, named, strict=True):
         if x.dtype != common and x.dtype not in INTEGERS:
             refuse(NotImplementedError(f"{loss}(): {name} is of {x.dtype} beside {common}"))
-    return tuple(x.to(common) for x in tensors)
+    with serial():
+        return tuple(x.to(common) for x in tensors)
 
 
 def expand(tensors: tuple[Tensor, ...], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -268,7 +272,8 @@ def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Ten
     name = str(x.dtype).removeprefix("torch.")
     if name not in dtypes:
         refuse(RuntimeError(message + name))
-    return x.to(torch.int64).contiguous()
+    with serial():
+        return x.to(torch.int64).contiguous()
 
 
 def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:

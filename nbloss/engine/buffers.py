@@ -9,13 +9,16 @@ next step of training has all pages made anew. So the latest of such buffers are
 that nobody else refers to any more is used again.
 """
 
+import contextlib
 import ctypes
 import functools
 import mmap
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from nbloss.engine import forks
 
 MAPPED = 1 << 17  # bytes from which the C library may give memory back
 LARGE = 1 << 22  # bytes from which to ask for large pages
@@ -34,7 +37,22 @@ class Buffer(NamedTuple):
 
 
 _buffers: list[Buffer] = []
+# It is never waited for. A signal handler or finalizer that computes a loss may come while its own
+# thread holds the lock, which it can only let go of afterwards; and no buffer is worth a wait.
 _lock = threading.Lock()
+forks.renew(sys.modules[__name__], "_lock", threading.Lock)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[bool]:
+    """Tell whether the buffers are this caller's alone, and keep them so."""
+    lock = _lock  # a child that is forked meanwhile has another
+    taken = lock.acquire(blocking=False)
+    try:
+        yield taken
+    finally:
+        if taken:
+            lock.release()
 
 
 def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any]) -> Any:
@@ -52,12 +70,13 @@ def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any
     Returns
     -------
     Any
-        What ``use`` returned; None if there is no such buffer that is free.
+        What ``use`` returned; None if there is no such buffer that is free, or if another call is
+        looking for one at this moment.
     """
     if size < REUSED:
         return None
-    with _lock:  # or two threads might find the same one
-        for buffer in _buffers:
+    with _alone() as alone:  # or two callers might find the same one
+        for buffer in _buffers if alone else ():
             if buffer.size == size and buffer.is_free is is_free and is_free(buffer):
                 return use(buffer.owner)
     return None
@@ -66,16 +85,18 @@ def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any
 def remember(buffer: Buffer) -> None:
     """Remember a buffer if it is worth it, and forget the oldest if they are too many."""
     if REUSED <= buffer.size <= REMEMBERED:
-        with _lock:
-            _buffers.append(buffer)
-            while sum(kept.size for kept in _buffers) > REMEMBERED:
-                del _buffers[0]
+        with _alone() as alone:
+            if alone:
+                kept = _buffers
+                kept.append(buffer)
+                while sum(other.size for other in kept) > REMEMBERED:
+                    del kept[0]
 
 
 def forget() -> None:
     """Forget all buffers; those that nobody uses go back to the system."""
-    with _lock:
-        _buffers.clear()
+    global _buffers
+    _buffers = []  # who looks through the old list at this moment may go on
 
 
 @functools.cache

@@ -5,22 +5,55 @@ sizes, strides), a block of floats (parameters, factors), and the number of the 
 shapes the machine code (number type, operands, wanted gradients) is fixed when it is compiled.
 """
 
+import contextlib
 import functools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
 import numba
+from llvmlite.binding import ffi
 from numba import types
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 
-from nbloss.engine import binding, cache
+from nbloss.engine import binding, cache, forks
 
 _SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.float64), types.int64)
 BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)
 _lock = threading.RLock()
+# A fork waits until no other thread compiles. This is the order in which the locks are taken.
+forks.wait_for(sys.modules[__name__], "_lock")
+forks.wait_for(global_compiler_lock, "_lock")
+forks.wait_for(getattr(ffi.lib, "_lock", None), "_lock")
+_thread = threading.local()  # `compiles`: whether this thread holds the lock
 _workers: dict[Any, Any] = {}
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Compile something while no other thread does.
+
+    Raises
+    ------
+    RuntimeError
+        If this thread is in the middle of a compilation, which a signal handler or a finalizer has
+        interrupted. There is no waiting for its end, and LLVM aborts the process that begins
+        another.
+    """
+    if getattr(_thread, "compiles", False) or global_compiler_lock.is_locked():
+        raise RuntimeError(
+            "a loss was called for the first time while its own thread was compiling, by a signal "
+            "handler or a finalizer; call it once before, so that it is compiled by then"
+        )
+    with _lock:
+        _thread.compiles = True
+        try:
+            yield
+        finally:
+            _thread.compiles = False
 
 
 def worker(
@@ -54,7 +87,7 @@ def worker(
     key = (template, dtype, tuple(scalars.items()), helpers, tuple(flags.items()))
     found = _workers.get(key)
     if found is None:
-        with _lock:
+        with alone():
             found = _workers.get(key)
             if found is None:
                 found = _workers[key] = _compile(template, scalars, dtype, helpers, flags)

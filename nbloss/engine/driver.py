@@ -102,11 +102,14 @@ _keep_alive: list[Any] = []
 @functools.cache
 def _compiled(function: Callable, arity: int, parallel: bool) -> Callable:
     """Compile a driver for a number of addresses."""
+    if parallel:
+        threads.start()  # or Numba would, without the care
     suffix = f"_{arity}_{binding.digest(function, _blocks, compiler.BOUNDSCHECK)}"
     bound = binding.rebind(function, {"blocks": numba.njit(_blocks)}, suffix)
     dispatcher = numba.njit(nogil=True, parallel=parallel)(bound)
     dispatcher._cache = cache.kernel_cache(bound)
-    dispatcher.compile((types.int64, types.float64, types.UniTuple(types.int64, arity)))
+    with compiler.alone():
+        dispatcher.compile((types.int64, types.float64, types.UniTuple(types.int64, arity)))
     # The machine code itself: the dispatcher would look at the types of the arguments each time.
     (compiled,) = dispatcher.overloads.values()
     _keep_alive.append(dispatcher)

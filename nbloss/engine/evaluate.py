@@ -94,20 +94,18 @@ def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) 
 
         scale(xp, gradients, grad_output, keeps_zeros)
         return
-    if xp.size(grad_output) == 1:
-        factor = grad_output.item()
-        if factor == 1.0:
-            return
-        keeps_zeros = keeps_zeros and not math.isfinite(factor)
-    else:
-        factor = grad_output
-        keeps_zeros = keeps_zeros and not bool(abs(factor).sum() < math.inf)
-    for gradient in gradients:
-        if gradient is not None:
-            zeros = gradient == 0 if keeps_zeros else None
-            gradient *= factor
-            if zeros is not None:
-                gradient[zeros] = 0
+    factor = grad_output.item() if xp.size(grad_output) == 1 else grad_output
+    if xp.size(grad_output) == 1 and factor == 1.0:
+        return
+    with xp.serial():
+        if keeps_zeros:
+            keeps_zeros = not bool(abs(grad_output).sum() < math.inf)
+        for gradient in gradients:
+            if gradient is not None:
+                zeros = gradient == 0 if keeps_zeros else None
+                gradient *= factor
+                if zeros is not None:
+                    gradient[zeros] = 0
 
 
 def fitted(

@@ -1,41 +1,40 @@
 """How many threads there are, and what it takes to start them without harm.
 
 Numba has three threading layers. `workqueue` aborts the process when two Python threads enter it at
-once, so that a lock stands before it. After a fork the OpenMP layer kills the child that enters it,
-and the others are of no use there: a child of a process that ran in parallel works alone.
+once, so that a lock stands before it. A forked child works in one thread, see
+:mod:`nbloss.engine.forks`.
 """
 
 import contextlib
-import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numba
 from numba.np.ufunc import parallel as numba_parallel
 
+from nbloss.engine import forks
+
 _lock = threading.RLock()
-_guards: list[Callable[[], contextlib.AbstractContextManager]] = []
-_state = {"started": False, "orphan": False, "exclusive": False}
+forks.renew(sys.modules[__name__], "_lock", threading.RLock)
+_state = {"started": False, "exclusive": False}
 
 
-def _after_fork() -> None:
-    _state["orphan"] = _state["started"]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def guard_start(guard: Callable[[], contextlib.AbstractContextManager]) -> None:
-    """Register a context to start the threads in; it puts back what starting them upsets."""
-    _guards.append(guard)
+def torch_count() -> int | None:
+    """How many threads torch would use; None where it is not loaded."""
+    torch: Any = sys.modules.get("torch")
+    ask = getattr(torch, "get_num_threads", None)  # not there yet while torch is being imported
+    return None if ask is None else ask()
 
 
 def available() -> int:
     """How many threads Numba would use for this Python thread."""
-    if _state["orphan"] or numba.config.DISABLE_JIT:
+    if forks.forked or numba.config.DISABLE_JIT:
         return 1
-    return numba.get_num_threads() if _state["started"] else numba.config.NUMBA_NUM_THREADS
+    # Others may have started Numba's threads, and chosen a number.
+    started = _state["started"] or numba_parallel._is_initialized
+    return numba.get_num_threads() if started else numba.config.NUMBA_NUM_THREADS
 
 
 def arranged() -> bool:
@@ -46,8 +45,7 @@ def arranged() -> bool:
 @contextlib.contextmanager
 def launch(count: int) -> Iterator[None]:
     """Make a parallel region of so many threads safe to enter."""
-    if not _state["started"]:
-        _start()
+    start()
     before = numba.get_num_threads()
     if count != before:
         numba.set_num_threads(count)
@@ -64,17 +62,21 @@ def launch(count: int) -> Iterator[None]:
 
 def layer() -> str:
     """Start the threads, if need be, and name the layer that they run on."""
-    if not _state["started"]:
-        _start()
+    start()
     return numba.threading_layer()
 
 
-def _start() -> None:
-    with _lock, contextlib.ExitStack() as stack:
+def start() -> None:
+    """Start the threads, if need be."""
+    if _state["started"]:
+        return
+    with _lock:
         if _state["started"]:
             return
-        for guard in _guards:
-            stack.enter_context(guard())
+        count = torch_count()
         numba_parallel._launch_threads()
+        if count is not None and torch_count() != count:
+            # An OpenMP layer that starts changes it where torch has the same OpenMP.
+            sys.modules["torch"].set_num_threads(count)
         _state["exclusive"] = numba.threading_layer() == "workqueue"
         _state["started"] = True

@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from unittest import mock
 import numba
 import numpy as np
 
-from nbloss.engine import binding, cache, memory
+from nbloss.engine import binding, cache, forks, memory
 from nbloss.engine.launch import FLOATS, INTEGERS
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -36,6 +37,7 @@ DISTRIBUTION = "numba-cuda"
 FULL_WARP = 0xFFFFFFFF
 GLOBAL = 1  # the address space of a device's memory
 _lock = threading.RLock()
+forks.renew(sys.modules[__name__], "_lock", threading.RLock)
 
 
 @functools.cache

@@ -8,8 +8,10 @@ import ctypes
 import functools
 import importlib
 import os
+import sys
 import threading
 
+from nbloss.engine import forks
 from nbloss.engine.cuda import driver
 from nbloss.engine.registry import LOSSES
 
@@ -19,6 +21,7 @@ PAIR = 2
 BLOCKING = os.environ.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0")
 
 _lock = threading.RLock()
+forks.renew(sys.modules[__name__], "_lock", threading.RLock)
 _losses: list[str] = []
 _words: list[ctypes.Array] = []
 
