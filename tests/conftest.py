@@ -15,6 +15,12 @@ from nbloss.engine import driver, evaluate
 from nbloss.engine.launch import Launch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have random comparisons take longer; see ``test_random_comparison.py``."""
+    parser.addoption("--random-calls", type=int, default=500, help="how many calls are drawn")
+    parser.addoption("--random-seed", type=int, default=0, help="which calls are drawn")
+
+
 @pytest.fixture(autouse=True)
 def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill what the bridges allocate with NaN, so that a place that nobody wrote to shows."""

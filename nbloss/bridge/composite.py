@@ -158,7 +158,7 @@ def classes(problem: Problem) -> Tensor:
     ignored = labels == options.ignore_index
     place = torch.where(ignored, 0, labels)
     if count == 0:
-        return scores.sum(-1)
+        return scores.sum(-1) + (math.nan if smoothing > 0.0 else 0.0)
     own = scores.gather(-1, place.unsqueeze(-1)).squeeze(-1)
     own_weight = pick(weight, place)
     if picked:
@@ -184,7 +184,10 @@ def weight_of(problem: Problem, value: Tensor) -> Tensor | float:
     counts = labels != problem.options.ignore_index
     if weight is None:
         return counts.sum()
-    return torch.where(counts, pick(weight, torch.where(counts, labels, 0)), 0.0).sum()
+    total = torch.where(counts, pick(weight, torch.where(counts, labels, 0)), 0.0).sum()
+    if problem.options.smoothing > 0.0:
+        total = torch.where(total == 0.0, math.nan, total)
+    return total
 
 
 def pick(weight: Tensor, place: Tensor) -> Tensor:

@@ -132,6 +132,11 @@ def class_target(input: Any, target: Any) -> None:
         )
     expected = (scores[0], *scores[2:])
     if labels == expected:
+        if rank not in (2, 4) and scores[1] == 0 and 0 not in labels:
+            # Labels of no classes. torch takes them where it need not reshape the scores.
+            refuse(
+                RuntimeError(f"size mismatch (got input: {list(scores)} , target: {list(labels)})")
+            )
         return
     if rank == 2:
         refuse(RuntimeError(MULTI_TARGET))

@@ -10,7 +10,7 @@ from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.functional import contract
 from nbloss.functional.face import face
 from nbloss.losses import triplet as definitions
-from nbloss.losses.distances import lp
+from nbloss.losses.distances import lp, of_one_coordinate
 
 NAMES = ("anchor", "positive", "negative")
 # The same hinge on distances that somebody else has measured.
@@ -197,8 +197,11 @@ def _problem(
         refuse(RuntimeError("anchor, positive and negative need at least one dimension"))
     a, p, n = (x.shape[-1] for x in operands)
     columns = tuple(y if x == 1 else x for x, y in ((a, p), (a, n), (p, n)))
-    if distance.reduce != "sum" and 0 in columns:
-        refuse(RuntimeError(f"there is no {distance.reduce} of no coordinates, for {distance}"))
+    negative_power = distance.parameters.get("p", 0.0) < 0.0
+    if (distance.reduce != "sum" or negative_power) and 0 in columns:
+        refuse(RuntimeError(f"{distance} is not defined for rows of no coordinates"))
+    if columns == (1, 1, 1):
+        distance = of_one_coordinate(distance)
     return Problem(
         definitions.triplet_margin_loss,
         xp.expand(operands, shape),

@@ -76,6 +76,16 @@ def minkowski(x, y, eps=0.0, p=3.0):
     return power(size, p), slope, -slope
 
 
+@distance
+def single_coordinate(x, y, eps=0.0):
+    """Take the size of the difference: the p-norm of a single number for any p but 0."""
+    difference = x - y + eps
+    size = absolute(difference)
+    # NaN where the difference is infinite, as the derivatives of powers and roots are.
+    slope = where(size == 0.0, 0.0, difference / where(size == 0.0, 1.0, size))
+    return size, slope, -slope
+
+
 def one_minus_cosine(dot, square_x, square_y, eps):
     length_x, length_y = sqrt(square_x), sqrt(square_y)
     floor_x, floor_y = maximum(length_x, eps), maximum(length_y, eps)
@@ -114,6 +124,19 @@ def lp(p: float = 2.0, eps: float = 0.0) -> Distance:
     if p in named:
         return named[p].with_parameters(eps=eps)
     return minkowski.with_parameters(eps=eps, p=p)
+
+
+_of_one_coordinate = functools.lru_cache(maxsize=256)(single_coordinate.with_parameters)
+
+
+def of_one_coordinate(distance: Distance) -> Distance:
+    """Give what a distance comes to for rows of one coordinate.
+
+    The p-norms need no power and no root then, which would overflow, or lose small numbers.
+    """
+    if distance.formula in (euclidean.formula, minkowski.formula):
+        return _of_one_coordinate(eps=distance.parameters["eps"])
+    return distance
 
 
 __all__ = [

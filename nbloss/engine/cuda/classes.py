@@ -122,7 +122,10 @@ def template(integers, floats):
     scale = floats[GRADIENT_SCALE]
     value_scale = floats[VALUE_SCALE]
     if SURVEYED:
-        divisor = one / weight_of_all(integers, memory)
+        weight_sum = weight_of_all(integers, memory)
+        divisor = one / weight_sum
+        if SMOOTHED and weight_sum == zero:
+            divisor = COMPUTED(np.nan)
         scale = scale * divisor
         value_scale = value_scale * divisor
     smoothing = floats[SMOOTHING]
@@ -152,6 +155,8 @@ def template(integers, floats):
         usable = there and not ignored and label >= 0 and label < classes
         # A label out of range touches nothing, and makes its row NaN.
         nothing = zero if ignored else COMPUTED(np.nan)
+        if SMOOTHED and LABELS and classes == 0:
+            nothing = COMPUTED(np.nan)
         if LABELS and there and not ignored and not usable and lane == 0:
             report(
                 array_at(integers[ERRORS], 2, np.int64),

@@ -26,7 +26,7 @@ from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import array_at, label_at
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
-from nbloss.engine.patterns.survey import LABEL_BYTES, survey
+from nbloss.engine.patterns.survey import LABEL_BYTES, NAN_OF_NO_WEIGHT, PLAIN, survey
 from nbloss.engine.problem import ClassOptions, Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 from nbloss.engine.vectors import wide_vectors
@@ -172,6 +172,8 @@ def template(integers, floats, chunk):
             # The survey has refused labels out of range. If another thread has changed one since,
             # it spoils its row, and nothing else.
             nothing = zero if ignored else COMPUTED(np.nan)
+            if SMOOTHED and LABELS and classes == 0:
+                nothing = COMPUTED(np.nan)  # an equal share of no classes is not a number
             if EACH:
                 values[row] = narrow(nothing)
             if WANTED[0]:
@@ -333,7 +335,8 @@ def prepare(request: Request) -> Launch | None:
     walk: dict[str, Any] = {}
     labels, has_weight = request.constants
     if labels:
-        ignored, mean = request.options.ignore_index, request.reduction == "mean"
+        ignored, smoothed = request.options.ignore_index, laid.flags["SMOOTHED"]
+        mean = (NAN_OF_NO_WEIGHT if smoothed else PLAIN) if request.reduction == "mean" else 0
         walk = survey(request, laid.rows, 0, laid.columns, ignored, has_weight, mean)
     pieces = chunks.count(laid.rows, laid.integers[PER_CHUNK])
     return ready(

@@ -32,6 +32,8 @@ from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import STORED, WIDEN, array_at, label_at
 
 LABEL_BYTES = 8
+# What MEAN may be but 0: whether the mean of targets without weight is NaN whatever their values.
+PLAIN, NAN_OF_NO_WEIGHT = 1, 2
 
 
 def template(integers, floats, chunk):
@@ -81,7 +83,9 @@ def gather(integers, floats, chunk):
         if integers[FIRST_BAD] < 0 and found[2 * i + 1] >= 0.0:
             integers[FIRST_BAD] = np.int64(found[2 * i + 1])
     if integers[MEAN] > 0:
-        factor = 1.0 / total if total != 0.0 else np.inf  # times zero it is NaN
+        # An infinite factor makes NaN of a sum of zeros. With smoothing the sum is another number.
+        nothing = np.nan if integers[MEAN] == NAN_OF_NO_WEIGHT else np.inf
+        factor = 1.0 / total if total != 0.0 else nothing
         floats[VALUE_SCALE] *= factor
         floats[GRADIENT_SCALE] *= factor
 
@@ -108,7 +112,7 @@ def survey(
     above: int,
     ignored: int | None = None,
     weighted: bool = False,
-    mean: bool = False,
+    mean: int = 0,
 ) -> dict[str, Any]:
     """Prepare a walk over the first of a problem's constants, contiguous labels.
 
@@ -123,8 +127,9 @@ def survey(
         A label that counts for nothing, in range or not.
     weighted : bool, optional
         Whether the second constant holds a weight for each label; otherwise each weighs 1.
-    mean : bool, optional
-        Whether to divide the value and the gradients by the sum of the weights.
+    mean : int, optional
+        Whether to divide the value and the gradients by the sum of the weights: ``PLAIN`` or
+        ``NAN_OF_NO_WEIGHT``.
 
     Returns
     -------
