@@ -5,13 +5,16 @@ inherited, and so is ``forward``, in which ``F`` means :mod:`nbloss.functional` 
 ``torch.nn.functional``. A loss that torch has no class for gets one of its own.
 """
 
+import importlib
 import inspect
+import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch.nn
 
 from nbloss import functional
+from nbloss import functional as F
 from nbloss.engine.registry import LOSSES, Definition
 
 if TYPE_CHECKING:  # what an editor and a type checker know of them: the classes that they inherit
@@ -30,9 +33,11 @@ __all__: list[str] = []
 def _derived(name: str, theirs: type[torch.nn.Module]) -> type[torch.nn.Module]:
     """Subclass a class of torch; its forward calls our functions."""
     forward = theirs.forward
+    # The globals are this module's own: torch's compiler looks up the F that a forward names in the
+    # module that the globals say they are of.
     ours = FunctionType(
         forward.__code__,
-        {**forward.__globals__, "F": functional},
+        globals(),
         forward.__name__,
         forward.__defaults__,
         forward.__closure__,
@@ -47,7 +52,7 @@ def _derived(name: str, theirs: type[torch.nn.Module]) -> type[torch.nn.Module]:
 def _own(name: str, definition: Definition) -> type[torch.nn.Module]:
     """Make a class for a loss that torch lacks: parameters and reduction in the constructor."""
     parameters = definition.parameters
-    function = getattr(functional, definition.name)
+    getattr(functional, definition.name)  # makes the function, for forward to find
 
     def __init__(self: Any, *, reduction: str = "mean", **given: float) -> None:
         torch.nn.Module.__init__(self)
@@ -58,15 +63,27 @@ def _own(name: str, definition: Definition) -> type[torch.nn.Module]:
         for parameter, value in parameters.items():
             setattr(self, parameter, given.get(parameter, value))
 
-    def forward(self: Any, *operands: torch.Tensor) -> torch.Tensor:
-        given = {parameter: getattr(self, parameter) for parameter in parameters}
-        return function(*operands, reduction=self.reduction, **given)
-
     def extra_repr(self: Any) -> str:
         return ", ".join(f"{key}={getattr(self, key)!r}" for key in (*parameters, "reduction"))
 
-    body = {"__init__": __init__, "forward": forward, "extra_repr": extra_repr}
+    def __reduce__(self: Any) -> tuple:
+        # Another process knows of the class once it has imported the definition.
+        return _restored, (definition.formula.__module__, name), self.__dict__
+
+    body = {"__init__": __init__, "extra_repr": extra_repr, "__reduce__": __reduce__}
+    # Written out, so that the operands have their names: keyword arguments and torch.fx need them.
+    operands = ", ".join(definition.operands)
+    options = ", ".join(f"{key}=self.{key}" for key in (*parameters, "reduction"))
+    source = f"def forward(self, {operands}):\n    return F.{definition.name}({operands}, {options})"
+    exec(source, globals(), body)
     return type(name, (torch.nn.Module,), {**body, "__module__": __name__})
+
+
+def _restored(module: str, name: str) -> torch.nn.Module:
+    """Make an empty module of a class, for pickle to fill, wherever its loss was defined."""
+    importlib.import_module(module)
+    kind: type[torch.nn.Module] = getattr(sys.modules[__name__], name)
+    return kind.__new__(kind)
 
 
 def _module(definition: Definition) -> type[torch.nn.Module]:

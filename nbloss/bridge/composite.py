@@ -7,6 +7,7 @@ derivatives remain those that the formula states, kinks included.
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbloss.bridge import originals
+from nbloss.bridge import torch as tensors_bridge
+from nbloss.bridge.refusal import Unserved
 from nbloss.engine import binding
 from nbloss.engine.distance import triples
 from nbloss.engine.problem import ClassOptions, Problem, TripletOptions, class_dimensions
@@ -59,6 +63,22 @@ def _bound(formula: Callable, dtype: torch.dtype) -> Callable:
 _kept = functools.cache(_bound)
 
 
+def uncompiled(function: Callable) -> Callable:
+    """Keep a function from ``torch.compile``, which can't compile formulas of tensor constants.
+
+    It would try to where a compiled function runs uncompiled in parts: in
+    ``torch.func.grad(torch.compile(f))``, or for a step that differentiates twice.
+    """
+    disabled = functools.cache(lambda: torch.compiler.disable(function))
+
+    @functools.wraps(function)
+    def either(*arguments: Any) -> Any:
+        # Importing the compiler takes seconds, so that it is not asked before somebody uses it.
+        return (disabled() if "torch._dynamo" in sys.modules else function)(*arguments)
+
+    return either
+
+
 class Formula(torch.autograd.Function):
     """Values of a formula whose derivatives are what it says they are.
 
@@ -69,6 +89,7 @@ class Formula(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @uncompiled
     def forward(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
         return tuple(output[0] for output in stated(*operands))
 
@@ -79,6 +100,7 @@ class Formula(torch.autograd.Function):
         ctx.save_for_forward(*operands)
 
     @staticmethod
+    @uncompiled
     def backward(ctx: Any, *upstreams: Tensor) -> tuple:
         outputs = ctx.stated(*ctx.saved_tensors)
         gradients = [
@@ -90,6 +112,7 @@ class Formula(torch.autograd.Function):
         return (None, *gradients)
 
     @staticmethod
+    @uncompiled
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
         return tuple(
             sum(
@@ -102,7 +125,18 @@ class Formula(torch.autograd.Function):
 
 def apply(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
     """Evaluate a formula on operands that broadcast."""
+    if is_functionalized():
+        # torch takes no autograd.Function there. Away from kinks torch's own derivatives of the
+        # value are those that the formula states.
+        return tuple(output[0] for output in stated(*torch.broadcast_tensors(*operands)))
     return Formula.apply(stated, *torch.broadcast_tensors(*operands))  # type: ignore[no-untyped-call]
+
+
+def is_functionalized() -> bool:
+    """Whether ``torch.func.functionalize`` is among the transforms in progress."""
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == functionalize for level in stack)
 
 
 def single(formula: Callable, dtype: torch.dtype, parameters: tuple = ()) -> Callable:
@@ -171,16 +205,16 @@ def classes(problem: Problem) -> Tensor:
     return torch.where(ignored, 0.0, value).reshape(shape)
 
 
-def weight_of(problem: Problem, value: Tensor) -> Tensor | float:
-    """What a mean divides by: how much the targets weigh, or how many values there are."""
+def weight_of(problem: Problem) -> Tensor | float | None:
+    """How much the targets weigh, by which a mean divides; None if all weigh the same."""
     if not isinstance(problem.options, ClassOptions):
-        return value.numel()
+        return None
     labels, weight = problem.constants
     count = class_dimensions(problem.shape)[1]
     if count == 0:
         return math.nan
     if labels is None:
-        return value.numel()
+        return None
     counts = labels != problem.options.ignore_index
     if weight is None:
         return counts.sum()
@@ -249,6 +283,20 @@ PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplet
 # --- for the bridge -------------------------------------------------------------------------------
 
 
+def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
+    """Compute the loss of a public function by operations that torch can transform."""
+    name = function.build.__name__
+    if is_functionalized() and (own := originals.original(name, named)) is not None:
+        return own(*arguments, **named)
+    try:
+        problem = function.build(tensors_bridge, *arguments, **named)
+        tensors_bridge.on_one_device(problem)
+    except Unserved as refusal:
+        return originals.unserved(name, refusal.error, arguments, named)
+    return evaluate(problem)
+
+
+@uncompiled
 def evaluate(problem: Problem) -> Tensor:
     """Give the loss by operations of torch; half types are computed in float32."""
     dtype = problem.operands[0].dtype
@@ -262,14 +310,15 @@ def evaluate(problem: Problem) -> Tensor:
     )
     with torch.autocast(problem.operands[0].device.type, enabled=False):
         value = PATTERNS[problem.definition.pattern](problem)
-        if problem.reduction != "none":
-            total = value.sum()
-            if problem.reduction == "mean":
-                total = total / weight_of(problem, value)
-            value = total
+        if problem.reduction == "mean":
+            weight = weight_of(problem)
+            value = value.mean() if weight is None else value.sum() / weight
+        elif problem.reduction == "sum":
+            value = value.sum()
     return value.to(dtype)
 
 
+@uncompiled
 def gradients(problem: Problem, upstream: Tensor, wanted: tuple[bool, ...]) -> tuple:
     """Give the wanted gradients; they can be differentiated again if autograd is on."""
     again = torch.is_grad_enabled()
@@ -284,3 +333,20 @@ def gradients(problem: Problem, upstream: Tensor, wanted: tuple[bool, ...]) -> t
     )
     remaining = iter(found)
     return tuple(next(remaining) if want else None for want in wanted)
+
+
+def pullback(problem: Problem, grad_output: Tensor, needs_grad: tuple[bool, ...]) -> tuple:
+    """Give the gradients of operands that need no history, whichever transforms are in progress."""
+
+    def value(*chosen: Tensor) -> Tensor:
+        remaining = iter(chosen)
+        operands = tuple(
+            next(remaining) if needed else x
+            for x, needed in zip(problem.operands, needs_grad, strict=True)
+        )
+        return evaluate(replace(problem, operands=operands))
+
+    chosen = [x for x, needed in zip(problem.operands, needs_grad, strict=True) if needed]
+    _, pull = torch.func.vjp(value, *chosen)
+    found = iter(pull(grad_output))
+    return tuple(next(found) if needed else None for needed in needs_grad)

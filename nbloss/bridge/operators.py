@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from nbloss import functional
@@ -25,7 +26,7 @@ from nbloss.engine.registry import LOSSES
 from nbloss.losses.distances import lp
 
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
-tensors_bridge.PLAIN.add(FakeTensor)
+tensors_bridge.PLAIN.update((FakeTensor, FunctionalTensor))
 
 # Each loss's arguments in their order, and those of them that are tensors.
 PARAMETERS: dict[str, tuple[str, ...]] = {}
@@ -44,16 +45,24 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     served = len(given) == len(arguments) + len(named) and takes(name, given)
     if not served:
         return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        # An operator would let a tangent fall in silence. torch's own function does not.
+    if exports_to_onnx():
+        own = originals.original(name, named)
+        if own is None or name in WRONG_COMPILED:
+            return composite.composed(function, arguments, named)
+        return own(*arguments, **named)
+    if forward_ad._current_level >= 0 and not torch._C._are_functorch_transforms_active():
+        # An operator has no tangent outside of the transforms. torch's own function has.
+        error = NotImplementedError(DUAL_NUMBERS.format(name))
         if name in WRONG_COMPILED:
-            raise NotImplementedError(COMPILED_TRANSFORM.format(name))
-        return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
+            raise error
+        return originals.unserved(name, error, arguments, named)
     distance = given.pop("distance_function", None)
     if isinstance(distance, Distance):
         given["distance_function"] = distance.key
     elif distance is not None:
-        given["distance_function"] = f"{PAIRWISE} {distance.norm} {distance.eps}"
+        # In hexadecimals, since torch can't compile a text of decimals with dynamic=True.
+        numbers = f"{float(distance.norm).hex()} {float(distance.eps).hex()}"
+        given["distance_function"] = f"{PAIRWISE} {numbers}"
     first = next(given[word] for word in TENSORS[name] if given.get(word) is not None)
     if tensors_bridge.goes_to_float32(name, first.device):
         for word in TENSORS[name]:
@@ -65,14 +74,23 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
 
 # torch 2.13 compiles another loss of these (pytorch/pytorch#141017, #185464).
 WRONG_COMPILED = ("multilabel_margin_loss",)
-COMPILED_TRANSFORM = (
-    "{}(): there is no transform of torch.func inside torch.compile for this loss, for which torch "
-    "itself gives wrong results there; transform it outside, or do not compile it"
+DUAL_NUMBERS = (
+    "{}(): this loss, when it is compiled or traced, can't be differentiated in forward mode by dual "
+    "numbers; use torch.func.jvp, or do not compile it"
 )
 REFUSAL = (
     "{}(): under a compiler or a mode of torch nbloss takes dense tensors alone, all on the CPU or "
     "on one CUDA device"
 )
+
+
+def exports_to_onnx() -> bool:
+    """Whether ``torch.onnx`` is exporting, for which our operators are unknown ones."""
+    return torch.onnx.is_in_onnx_export()
+
+
+# torch's compiler calls this function as it is; in its source it would find a plain False.
+exports_to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def takes(name: str, given: dict[str, Any]) -> bool:
@@ -134,8 +152,11 @@ def readable(name: str, given: tuple) -> dict[str, Any]:
     if "distance_function" in named:
         key = named["distance_function"]
         if key.startswith(PAIRWISE):
-            _, p, eps = key.split()
-            return {**named, "distance_function": lp(float(p), float(eps))}
+            p, eps = (
+                float.fromhex(text) if "x" in text else float(text)  # decimals up to nbloss 0.1.0
+                for text in key.split()[1:]
+            )
+            return {**named, "distance_function": lp(p, eps)}
         named["distance_function"] = recall(key) if key else None
     return named
 
@@ -160,6 +181,9 @@ def define(name: str) -> None:
     OPERATORS[name] = operator
 
     def value(*given: Any) -> Tensor:
+        if forward_ad._current_level >= 0 and any(has_tangent(x) for x in operands(given)):
+            # Autograd, which would have taken the tangent on, has been passed already.
+            raise NotImplementedError(DUAL_NUMBERS.format(name))
         return getattr(functional, name)(**readable(name, given))
 
     def value_stand_in(*given: Any) -> Tensor:
@@ -179,6 +203,16 @@ def define(name: str) -> None:
                 f"got {upstream.dtype} and {list(upstream.shape)}"
             )
         found = backward(tensors_bridge, problem, upstream, by_operand)
+        return as_given(name, problem, found, given)
+
+    def transformed(*given: Any) -> Tensor:
+        return composite.composed(getattr(functional, name), (), readable(name, given))
+
+    def transformed_gradients(
+        grad_output: Tensor, needs_grad: list[bool], *given: Any
+    ) -> list[Tensor]:
+        problem = problem_of(name, given)
+        found = composite.pullback(problem, grad_output, in_order(problem, needs_grad))
         return as_given(name, problem, found, given)
 
     def gradients_stand_in(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
@@ -220,9 +254,17 @@ def define(name: str) -> None:
     for device in ("CPU", "CUDA"):
         library.impl(name, value, device)
         library.impl(slopes, gradients, device)
+    # What the transforms of torch.func see first, and what `is_grads_batched=True` does.
+    for transform in ("FuncTorchDynamicLayerFrontMode", "Batched"):
+        library.impl(name, transformed, transform)
+        library.impl(slopes, transformed_gradients, transform)
     torch.library.register_fake(f"nbloss::{name}", value_stand_in, lib=library)
     torch.library.register_fake(f"nbloss::{slopes}", gradients_stand_in, lib=library)
     torch.library.register_autograd(f"nbloss::{name}", back, setup_context=keep, lib=library)
+
+
+def has_tangent(x: Tensor | None) -> bool:
+    return x is not None and forward_ad.unpack_dual(x).tangent is not None
 
 
 def shape_of(problem: Problem) -> tuple[int, ...]:

@@ -1,10 +1,12 @@
 """torch's own functions, for what has no kernel here."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from nbloss.bridge import sharded
+from nbloss.engine.distance import Distance
 from nbloss.engine.registry import LOSSES
 
 # As they are before anybody puts others in their place.
@@ -13,6 +15,13 @@ ORIGINALS = {
     for name in LOSSES
     if hasattr(torch.nn.functional, name)
 }
+
+
+def original(name: str, named: dict[str, Any]) -> Callable[..., Any] | None:
+    """Give torch's own function, if there is one that takes the arguments."""
+    if isinstance(named.get("distance_function"), Distance):
+        return None  # torch would call it with tensors, which a distance can't measure
+    return ORIGINALS.get(name)
 
 
 def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:

@@ -25,9 +25,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge import composite, operators, originals, sharded
+from nbloss.bridge import operators, originals
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.autograd import Kind, LossFunction, apply, early
+from nbloss.bridge.composite import composed
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine.distance import Distance
 from nbloss.engine.evaluate import fitted, forward, run
@@ -200,19 +201,6 @@ def checked(
         constants = present(problem.constants)
         return LossFunction.apply(kind.bare(), *operands, *constants)  # type: ignore[no-untyped-call]
     return forward(tensors_bridge, problem, kind.early)[0]
-
-
-def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
-    """Compute the loss by operations that torch can differentiate again and transform."""
-    if sharded.among(arguments, named):  # below the wrappers of torch.func, which are plain tensors
-        error = NotImplementedError(f"{function.__name__}(): no kernel for DTensors")
-        return originals.unserved(function.__name__, error, arguments, named)
-    try:
-        problem = function.build(tensors_bridge, *arguments, **named)
-        tensors_bridge.on_one_device(problem)
-    except Unserved as refusal:
-        return originals.unserved(function.__name__, refusal.error, arguments, named)
-    return composite.evaluate(problem)
 
 
 def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:

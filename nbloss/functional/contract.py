@@ -85,6 +85,8 @@ def positive_margin(loss: str, value: Any) -> float:
 def common_shape(*arrays: Any) -> tuple[int, ...]:
     """The shape that arrays broadcast to."""
     shapes = [tuple(a.shape) for a in arrays]
+    if len(set(map(len, shapes))) == 1 and all(shape == shapes[0] for shape in shapes[1:]):
+        return shapes[0]  # without asking a compiler whether a size that it can't know is 1
     rank = max(len(shape) for shape in shapes)
     common = [1] * rank
     for shape in shapes:
