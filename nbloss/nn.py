@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch.nn
 
-from nbloss import functional
 from nbloss import functional as F
 from nbloss.engine.registry import LOSSES, Definition
 
@@ -52,7 +51,7 @@ def _derived(name: str, theirs: type[torch.nn.Module]) -> type[torch.nn.Module]:
 def _own(name: str, definition: Definition) -> type[torch.nn.Module]:
     """Make a class for a loss that torch lacks: parameters and reduction in the constructor."""
     parameters = definition.parameters
-    getattr(functional, definition.name)  # makes the function, for forward to find
+    getattr(F, definition.name)  # makes the function, for forward to find
 
     def __init__(self: Any, *, reduction: str = "mean", **given: float) -> None:
         torch.nn.Module.__init__(self)
@@ -74,7 +73,9 @@ def _own(name: str, definition: Definition) -> type[torch.nn.Module]:
     # Written out, so that the operands have their names: keyword arguments and torch.fx need them.
     operands = ", ".join(definition.operands)
     options = ", ".join(f"{key}=self.{key}" for key in (*parameters, "reduction"))
-    source = f"def forward(self, {operands}):\n    return F.{definition.name}({operands}, {options})"
+    source = (
+        f"def forward(self, {operands}):\n    return F.{definition.name}({operands}, {options})"
+    )
     exec(source, globals(), body)
     return type(name, (torch.nn.Module,), {**body, "__module__": __name__})
 
@@ -90,7 +91,7 @@ def _module(definition: Definition) -> type[torch.nn.Module]:
     name = definition.module
     theirs = getattr(torch.nn, name, None)
     module = _own(name, definition) if theirs is None else _derived(name, theirs)
-    summary = (inspect.getdoc(getattr(functional, definition.name)) or "").split("\n", 1)[0]
+    summary = (inspect.getdoc(getattr(F, definition.name)) or "").split("\n", 1)[0]
     module.__doc__ = f"{summary}\n\nSee :func:`nbloss.functional.{definition.name}`."
     return module
 

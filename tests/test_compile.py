@@ -1,5 +1,6 @@
 """Whoever watches operations instead of running them: compilers, export, modes."""
 
+import contextlib
 import functools
 import io
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from hostile import GOOD
 from nbloss import distances
 from nbloss.bridge import operators
 from nbloss.engine.registry import LOSSES
-from test_bridge import CASE, leaves_of, loss, tensors_of
+from own_loss import own_loss
+from test_bridge import CASE, FIRST, leaves_of, loss, tensors_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using a target size"),
@@ -32,6 +34,7 @@ pytestmark = [
 ]
 ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 F = torch.nn.functional
+MARGIN = "multilabel_margin_loss"
 
 
 @pytest.fixture(autouse=True)
@@ -197,31 +200,89 @@ def test_half_types_and_autocast_compiled(case: Case) -> None:
 # --- functorch, compiled --------------------------------------------------------------------------
 
 
+def stacked(x: Tensor) -> Tensor:
+    return torch.stack([x, 2 * x, -x])
+
+
+TRANSFORMS: dict[str, Callable] = {
+    "grad": lambda function, x: torch.func.grad(function)(x),
+    "vmap": lambda function, x: torch.func.vmap(function)(stacked(x)),
+    "vmap-of-grad": lambda function, x: torch.func.vmap(torch.func.grad(function))(stacked(x)),
+    "jvp": lambda function, x: torch.func.jvp(function, (x,), (x.sin(),)),
+    "hessian": lambda function, x: torch.func.hessian(function)(x),
+}
+TRANSFORM = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+
+
+@pytest.fixture(params=[*GOOD, "quartic_loss"])
+def of_first(request: pytest.FixtureRequest) -> Iterator[tuple[Callable, Tensor]]:
+    """A loss as a function of its first operand, and this; also of a loss of one's own."""
+    with own_loss() as quartic_loss:
+        own = request.param == "quartic_loss"
+        first, *rest = GOOD["huber_loss" if own else request.param]
+        function = quartic_loss if own else getattr(nbloss, request.param)
+        rest = [x.double() if x.is_floating_point() else x for x in rest]
+        yield lambda x: function(x, *rest), first.double()
+
+
+@TRANSFORM
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_a_transform_compiled(of_first: tuple, transform: Callable, dynamic: bool) -> None:
+    function, x = of_first
+    transformed = functools.partial(transform, function)
+    compiled = torch.compile(transformed, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), transformed(x))
+
+
+@TRANSFORM
+def test_a_transform_of_what_is_compiled(of_first: tuple, transform: Callable) -> None:
+    function, x = of_first
+    compiled = torch.compile(function, backend="aot_eager")
+    torch.testing.assert_close(transform(compiled, x), transform(function, x))
+
+
+def test_a_transform_compiled_by_inductor() -> None:
+    """Of the rows that end early, torch 2.13 compiles another loss."""
+    function = functools.partial(nbloss.multilabel_margin_loss, target=GOOD[MARGIN][1])
+    transformed = functools.partial(TRANSFORMS["vmap-of-grad"], function)
+    x = GOOD[MARGIN][0]
+    torch.testing.assert_close(torch.compile(transformed, fullgraph=True)(x), transformed(x))
+
+
+@CASE
+def test_batches_of_gradients_compiled(case: Case) -> None:
+    """The graph of the way back is run for many gradients at once."""
+    tensors = tensors_of(case, "float64", size="tiny")
+    names = case.differentiable
+
+    def function(*operands: Tensor) -> Tensor:
+        return loss(case, {**tensors, **dict(zip(names, operands, strict=True))}, reduction="none")
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    operands = tuple(tensors[name].requires_grad_() for name in names)
+    assert torch.autograd.gradcheck(compiled, operands, check_batched_grad=True)
+    jacobian = torch.autograd.functional.jacobian
+    torch.testing.assert_close(
+        jacobian(compiled, operands, vectorize=True), jacobian(function, operands)
+    )
+
+
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("kind", ["grad", "vmap", "jvp"])
-def test_compiled_transforms(name: str, kind: str) -> None:
-    """The same as without a compiler, or an error that says what there is not."""
+def test_dual_numbers_in_a_graph(name: str) -> None:
+    """A graph can't take on the tangents of dual numbers, and says so; torch.func.jvp can."""
     first, *rest = GOOD[name]
     function = functools.partial(getattr(nbloss, name))
-
-    def of_first(x: Tensor) -> Tensor:
-        return function(x, *rest)
-
-    def transformed(x: Tensor) -> Any:
-        if kind == "grad":
-            return torch.func.grad(of_first)(x)
-        if kind == "vmap":
-            return torch.func.vmap(of_first)(torch.stack([x, 2 * x]))
-        return torch.func.jvp(of_first, (x,), (torch.ones_like(x),))
-
-    expected = transformed(first)
-    try:
-        found = torch.compile(transformed, backend="aot_eager")(first)
-    except Exception as error:
-        assert name == "multilabel_margin_loss", error
-        assert "multilabel_margin_loss" in str(error)
-        return
-    torch.testing.assert_close(found, expected)
+    graph = make_fx(function)(first, *rest)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(first, first.sin())
+        with pytest.raises(NotImplementedError, match=rf"{name}\(\).*forward mode.*torch.func.jvp"):
+            graph(dual, *rest)
+        torch.testing.assert_close(graph(first, *rest), function(first, *rest))
+    found = torch.func.jvp(lambda x: graph(x, *rest), (first,), (first.sin(),))
+    x = first.clone().requires_grad_()
+    value = function(x, *rest)
+    (gradient,) = torch.autograd.grad(value, x)
+    torch.testing.assert_close(found, (value.detach(), (gradient * first.sin()).sum()))
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -249,6 +310,59 @@ def test_export_there_and_back(case: Case) -> None:
     torch.testing.assert_close(loaded(*operands), Loss(case)(*operands))
 
 
+@pytest.fixture
+def exporting_to_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say what torch.onnx says while it exports, which takes packages that are not needed here."""
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+
+
+def onnx_decompositions() -> dict:
+    """What the exporter replaces by simpler operations before it translates the rest."""
+    decomp = pytest.importorskip("torch.onnx._internal.exporter._decomp")
+    return decomp.create_onnx_friendly_decomposition_table(set())
+
+
+# What torch has no function for: a distance of nbloss, and a loss of one's own.
+NOT_IN_TORCH = [case for case in CASES if case.id == "triplet_margin_with_distance_loss-cosine"]
+NOT_IN_TORCH += [Case("quartic_loss", module="QuarticLoss")]
+# The exporter traces in strict mode only what it could not in the other. Only torch's own functions
+# can be traced so; for multilabel_margin_loss they give another result.
+ONNX = [
+    (case, patching, tracing)
+    for case in (*FIRST, *NOT_IN_TORCH)
+    for patching in (("ours",) if case in NOT_IN_TORCH else ("ours", "patched"))
+    for tracing in ("non-strict", "trace", "strict")
+    if tracing != "strict" or (case not in NOT_IN_TORCH and case.loss != MARGIN)
+]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(("case", "patching", "tracing"), ONNX, ids=lambda x: getattr(x, "id", x))
+def test_exported_to_onnx(case: Case, patching: str, tracing: str, exporting_to_onnx: None) -> None:
+    """No operator is left that only nbloss knows."""
+    tensors = tensors_of(case)
+    operands = split(tensors)[0]
+    patched = patching == "patched"
+    with own_loss(), nbloss.patch_torch() if patched else contextlib.nullcontext():
+        library = torch.nn if patched else nbloss.nn
+        module = getattr(library, case.module)(**case.module_options(tensors, distances))
+        expected = module(*operands)  # by the kernels
+        if tracing == "trace":
+            traced = torch.jit.trace(module, operands)
+            assert "nbloss::" not in str(traced.inlined_graph)
+            found = traced(*operands)
+        else:
+            program = torch.export.export(module, operands, strict=tracing == "strict")
+            assert "nbloss." not in str(program.graph)
+            program = program.run_decompositions(onnx_decompositions())
+            called = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+            assert called
+            known = ("aten.", "prims.", "<built-in function getitem>")
+            assert {name for name in called if not name.startswith(known)} == set()
+            found = program.module()(*operands)
+    torch.testing.assert_close(found, expected)
+
+
 # --- operators ------------------------------------------------------------------------------------
 
 
@@ -268,6 +382,18 @@ def test_opcheck(case: Case) -> None:
         (torch.tensor(0.5), wanted),
         detached,
     )
+
+
+def test_distances_as_graphs_of_earlier_releases_name_them() -> None:
+    rows = GOOD["triplet_margin_with_distance_loss"]
+    distance = torch.nn.PairwiseDistance(p=3.0, eps=1e-3)
+    expected = F.triplet_margin_with_distance_loss(*rows, distance_function=distance)
+    operator = torch.ops.nbloss.triplet_margin_with_distance_loss
+    torch.testing.assert_close(operator(*rows, "pairwise 3.0 0.001"), expected)
+    graph = make_fx(
+        functools.partial(nbloss.triplet_margin_with_distance_loss, distance_function=distance)
+    )(*rows)
+    torch.testing.assert_close(graph(*rows), expected)
 
 
 @CASE

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 import nbloss
 from cases import CASES, KINKS, Case, Kink, split
 from nbloss import distances
+from own_loss import in_torch, own_loss
 from test_bridge import CASE, loss, tensors_of
 
 pytestmark = [
@@ -218,3 +221,156 @@ def test_penalty_on_a_gradient() -> None:
         (value + gradient.square().sum()).backward()
         results.append(x.grad)
     torch.testing.assert_close(*results)
+
+
+# --- graphs, and modes of the dispatcher ----------------------------------------------------------
+# In both a loss is one operator, and its way back another.
+
+
+def first_derivatives(function: Callable, operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gradients as steps of a graph: of operands that may be stand-ins, and need no history."""
+    leaves = [x.detach().requires_grad_() for x in operands]
+    return torch.autograd.grad(function(*leaves), leaves)
+
+
+def batch_of(operands: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    return [tuple(factor * x for x in operands) for factor in (1.0, 2.0, -0.5)]
+
+
+def stacked(batch: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(map(torch.stack, zip(*batch, strict=True)))
+
+
+@CASE
+def test_vmap_of_a_graph(case: Case) -> None:
+    """Of the values, and of the gradients: what a loop over the samples gives."""
+    function, operands = as_function(case, tensors_of(case, "float64", size="tiny"))
+    batch = batch_of(operands)
+    graph = make_fx(function)(*operands)
+    assert f"nbloss.{case.loss}" in graph.code
+    expected = torch.stack([function(*sample) for sample in batch])
+    torch.testing.assert_close(torch.func.vmap(graph)(*stacked(batch)), expected)
+
+    graph = make_fx(lambda *operands: first_derivatives(function, operands))(*operands)
+    assert f"nbloss.{case.loss}_backward" in graph.code
+    found = torch.func.vmap(graph)(*stacked(batch))
+    expected = stacked([gradients_of(function, sample) for sample in batch])
+    torch.testing.assert_close(tuple(found), expected)
+    # One operand of many, and all but one.
+    for k in places(operands):
+        axes = tuple(0 if i == k else None for i in places(operands))
+        given = tuple(torch.stack([x, -x]) if i == k else x for i, x in enumerate(operands))
+        found = torch.func.vmap(graph, in_dims=axes)(*given)
+        samples = [tuple(x[j] if i == k else x for i, x in enumerate(given)) for j in range(2)]
+        expected = stacked([gradients_of(function, sample) for sample in samples])
+        torch.testing.assert_close(tuple(found), expected)
+
+
+@CASE
+def test_derivatives_of_a_graph(case: Case) -> None:
+    function, operands = as_function(case, tensors_of(case, "float64", size="tiny"))
+    graph = make_fx(function)(*operands)
+    expected = gradients_of(function, operands)
+    found = torch.func.grad(graph, places(operands))(*operands)
+    torch.testing.assert_close(found, expected)
+    tangents = tuple(x.sin() for x in operands)
+    _, found = torch.func.jvp(graph, operands, tangents)
+    slope = sum((t * g).sum() for t, g in zip(tangents, expected, strict=True))
+    torch.testing.assert_close(found, slope)
+    torch.testing.assert_close(
+        torch.func.hessian(graph)(*operands), torch.func.hessian(function)(*operands)
+    )
+    batch = batch_of(operands)
+    each = torch.func.vmap(torch.func.grad(graph, places(operands)))(*stacked(batch))
+    expected = stacked([gradients_of(function, sample) for sample in batch])
+    torch.testing.assert_close(each, expected)
+
+
+@CASE
+def test_batches_of_gradients_in_a_mode(case: Case) -> None:
+    function, operands = as_function(
+        case, tensors_of(case, "float64", size="tiny"), reduction="none"
+    )
+    leaves = [x.requires_grad_() for x in operands]
+    value = function(*leaves)
+    directions = torch.stack([torch.ones_like(value), value.detach().sin(), value.detach().cos()])
+    each = [
+        torch.autograd.grad(function(*leaves), leaves, direction, materialize_grads=True)
+        for direction in directions
+    ]
+    with FlopCounterMode(display=False):
+        found = torch.autograd.grad(
+            function(*leaves), leaves, directions, is_grads_batched=True, materialize_grads=True
+        )
+    torch.testing.assert_close(found, stacked(each))
+
+
+@CASE
+def test_gradcheck_in_a_mode(case: Case) -> None:
+    function, operands = as_function(case, tensors_of(case, "float64", size="tiny"))
+    leaves = [x.requires_grad_() for x in operands]
+    with FlopCounterMode(display=False):
+        assert torch.autograd.gradcheck(function, leaves, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(function, leaves, check_batched_grad=True)
+
+
+@CASE
+@pytest.mark.parametrize("in_a_mode", [False, True])
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+def test_vectorized_jacobian(case: Case, in_a_mode: bool, strategy: str) -> None:
+    function, operands = as_function(
+        case, tensors_of(case, "float64", size="tiny"), reduction="none"
+    )
+    expected = torch.autograd.functional.jacobian(function, operands)
+    with FlopCounterMode(display=False) if in_a_mode else torch.enable_grad():
+        found = torch.autograd.functional.jacobian(
+            function, operands, vectorize=True, strategy=strategy
+        )
+    torch.testing.assert_close(found, expected)
+
+
+# --- functionalize --------------------------------------------------------------------------------
+
+functionalize = torch.func.functionalize
+# torch's own functions stand in there, and torch has no batching rule for each.
+LOOPING = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
+
+def assert_functionalized(function: Callable, operands: tuple, expected: tuple) -> None:
+    """Compare values and gradients in all places that the transform can stand in."""
+    wanted = places(operands)
+    torch.testing.assert_close(functionalize(function)(*operands), function(*operands))
+    for gradient in (
+        functionalize(torch.func.grad(function, wanted)),
+        torch.func.grad(functionalize(function), wanted),
+        make_fx(functionalize(torch.func.grad(function, wanted)))(*operands),
+        lambda *operands: tuple(
+            x[0]
+            for x in functionalize(torch.func.vmap(torch.func.grad(function, wanted)))(
+                *(torch.stack([x, -x]) for x in operands)
+            )
+        ),
+    ):
+        torch.testing.assert_close(tuple(gradient(*operands)), expected)
+
+
+@ALL
+@LOOPING
+def test_functionalize(case: Case) -> None:
+    function, operands = as_function(case, tensors_of(case, "float64", size="tiny"))
+    assert_functionalized(function, operands, gradients_of(function, operands))
+
+
+@CASE
+@LOOPING
+def test_functionalize_a_graph(case: Case) -> None:
+    function, operands = as_function(case, tensors_of(case, "float64", size="tiny"))
+    graph = make_fx(function)(*operands)
+    assert_functionalized(graph, operands, gradients_of(function, operands))
+
+
+def test_functionalize_a_loss_of_ones_own() -> None:
+    generator = torch.Generator().manual_seed(5)
+    operands = tuple(torch.randn(2, 3, 4, generator=generator, dtype=torch.float64))
+    with own_loss() as quartic_loss:
+        assert_functionalized(quartic_loss, operands, gradients_of(in_torch, operands))

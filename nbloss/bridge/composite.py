@@ -47,7 +47,7 @@ def number(value: float, dtype: torch.dtype) -> Tensor:
 def bound(formula: Callable, dtype: torch.dtype) -> Callable:
     """Copy a formula for tensors of a type; a bare number would be of torch's default type."""
     # Numbers that are made while a compiler looks on are not real ones, and not to be kept.
-    keep = torch._C._len_torch_dispatch_stack() == 0
+    keep = torch._C._len_torch_dispatch_stack() == 0 and not is_traced()
     return _kept(formula, dtype) if keep else _bound(formula, dtype)
 
 
@@ -69,14 +69,18 @@ def uncompiled(function: Callable) -> Callable:
     It would try to where a compiled function runs uncompiled in parts: in
     ``torch.func.grad(torch.compile(f))``, or for a step that differentiates twice.
     """
-    disabled = functools.cache(lambda: torch.compiler.disable(function))
+    made: list[Callable] = []
 
     @functools.wraps(function)
-    def either(*arguments: Any) -> Any:
-        # Importing the compiler takes seconds, so that it is not asked before somebody uses it.
-        return (disabled() if "torch._dynamo" in sys.modules else function)(*arguments)
+    def disabled(*arguments: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:  # to import it would take seconds
+            return function(*arguments)
+        if not made:
+            made.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return made[0](*arguments)
 
-    return either
+    disabled._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return disabled
 
 
 class Formula(torch.autograd.Function):
@@ -125,10 +129,11 @@ class Formula(torch.autograd.Function):
 
 def apply(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
     """Evaluate a formula on operands that broadcast."""
-    if is_functionalized():
-        # torch takes no autograd.Function there. Away from kinks torch's own derivatives of the
-        # value are those that the formula states.
-        return tuple(output[0] for output in stated(*torch.broadcast_tensors(*operands)))
+    if is_functionalized() or is_traced():
+        # torch takes no autograd.Function there. It differentiates the value itself, which agrees
+        # with what the formula states but at kinks.
+        same_shape = torch.broadcast_tensors(*operands)  # type: ignore[no-untyped-call]
+        return tuple(output[0] for output in stated(*same_shape))
     return Formula.apply(stated, *torch.broadcast_tensors(*operands))  # type: ignore[no-untyped-call]
 
 
@@ -137,6 +142,11 @@ def is_functionalized() -> bool:
     functionalize = torch._C._functorch.TransformType.Functionalize
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return any(level.key() == functionalize for level in stack)
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` is recording."""
+    return torch._C._get_tracing_state() is not None
 
 
 def single(formula: Callable, dtype: torch.dtype, parameters: tuple = ()) -> Callable:
@@ -347,6 +357,5 @@ def pullback(problem: Problem, grad_output: Tensor, needs_grad: tuple[bool, ...]
         return evaluate(replace(problem, operands=operands))
 
     chosen = [x for x, needed in zip(problem.operands, needs_grad, strict=True) if needed]
-    _, pull = torch.func.vjp(value, *chosen)
-    found = iter(pull(grad_output))
+    found = iter(torch.func.vjp(value, *chosen)[1](grad_output))
     return tuple(next(found) if needed else None for needed in needs_grad)

@@ -75,7 +75,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
 # torch 2.13 compiles another loss of these (pytorch/pytorch#141017, #185464).
 WRONG_COMPILED = ("multilabel_margin_loss",)
 DUAL_NUMBERS = (
-    "{}(): this loss, when it is compiled or traced, can't be differentiated in forward mode by dual "
+    "{}(): a compiled or traced graph can't differentiate this loss in forward mode by dual "
     "numbers; use torch.func.jvp, or do not compile it"
 )
 REFUSAL = (
@@ -254,7 +254,8 @@ def define(name: str) -> None:
     for device in ("CPU", "CUDA"):
         library.impl(name, value, device)
         library.impl(slopes, gradients, device)
-    # What the transforms of torch.func see first, and what `is_grads_batched=True` does.
+    # The first key belongs to the transforms of torch.func, which ask it before anything else; the
+    # second to the batches of torch.autograd.grad(is_grads_batched=True).
     for transform in ("FuncTorchDynamicLayerFrontMode", "Batched"):
         library.impl(name, transformed, transform)
         library.impl(slopes, transformed_gradients, transform)
@@ -264,7 +265,7 @@ def define(name: str) -> None:
 
 
 def has_tangent(x: Tensor | None) -> bool:
-    return x is not None and forward_ad.unpack_dual(x).tangent is not None
+    return x is not None and forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def shape_of(problem: Problem) -> tuple[int, ...]:

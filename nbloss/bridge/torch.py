@@ -256,8 +256,8 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
 def expand(tensors: tuple[Tensor, ...], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Broadcast operands to a shape; autograd sums their gradients."""
     # Sizes are compared in their own places alone: a compiler takes each comparison as a promise.
-    same = (len(x.shape) == len(shape) and x.shape == shape for x in tensors)
-    return tuple(x if as_is else x.expand(shape) for x, as_is in zip(tensors, same, strict=True))
+    rank = len(shape)
+    return tuple(x if x.dim() == rank and x.shape == shape else x.expand(shape) for x in tensors)
 
 
 def is_floating(x: Any) -> bool:
