@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn
 
 from nbloss import functional as F
-from nbloss.engine.registry import LOSSES, Definition
+from nbloss.engine.registry import LOSSES, ON_REPLACEMENT, Definition
 
 if TYPE_CHECKING:  # what an editor and a type checker know of them: the classes that they inherit
     from torch.nn import CrossEntropyLoss as CrossEntropyLoss
@@ -89,8 +89,10 @@ def _restored(module: str, name: str) -> torch.nn.Module:
 
 def _module(definition: Definition) -> type[torch.nn.Module]:
     name = definition.module
-    theirs = getattr(torch.nn, name, None)
-    module = _own(name, definition) if theirs is None else _derived(name, theirs)
+    if definition.name in F.TORCH_LOSSES:
+        module = _derived(name, getattr(torch.nn, name))
+    else:
+        module = _own(name, definition)
     summary = (inspect.getdoc(getattr(F, definition.name)) or "").split("\n", 1)[0]
     module.__doc__ = f"{summary}\n\nSee :func:`nbloss.functional.{definition.name}`."
     return module
@@ -105,6 +107,7 @@ def __getattr__(name: str) -> type[torch.nn.Module]:
     raise AttributeError(f"module 'nbloss.nn' has no attribute {name!r}")
 
 
+ON_REPLACEMENT.append(lambda definition: globals().pop(definition.module, None))
 for _definition in LOSSES.values():
     globals()[_definition.module] = _module(_definition)
     __all__ += [_definition.module]

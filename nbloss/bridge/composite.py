@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nbloss.bridge import originals
+from nbloss.bridge import originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine import binding
@@ -296,6 +296,9 @@ PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplet
 def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """Compute the loss of a public function by operations that torch can transform."""
     name = function.build.__name__
+    if sharded.among(arguments, named):  # below the wrappers of torch.func, which are plain tensors
+        error = NotImplementedError(f"{name}(): no kernel for DTensors")
+        return originals.unserved(name, error, arguments, named)
     if is_functionalized() and (own := originals.original(name, named)) is not None:
         return own(*arguments, **named)
     try:

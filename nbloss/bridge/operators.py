@@ -6,7 +6,7 @@ for the gradients. The signatures come from those of the public functions.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ from nbloss.losses.distances import lp
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
 tensors_bridge.PLAIN.update((FakeTensor, FunctionalTensor))
 
-# Each loss's arguments in their order, and those of them that are tensors.
+# The arguments of each operator in their order, and those of them that are tensors. An operator has
+# the name of its loss; one's own loss that is defined again gets another, with a number behind it.
 PARAMETERS: dict[str, tuple[str, ...]] = {}
 TENSORS: dict[str, tuple[str, ...]] = {}
 OPERATORS: dict[str, Any] = {}
@@ -40,9 +41,10 @@ WEIGHED_CLASSES = ("cross_entropy", "nll_loss")
 def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """Put the operator of a loss into whatever graph is in the making."""
     name = function.build.__name__  # torch 2.15 takes the function's own from its code
-    words = PARAMETERS[name][: len(arguments)]  # torch 2.6 compiles any zip as a strict one
+    operator = function.build.operator
+    words = PARAMETERS[operator][: len(arguments)]  # torch 2.6 compiles any zip as a strict one
     given = {**dict(zip(words, arguments, strict=False)), **named}
-    served = len(given) == len(arguments) + len(named) and takes(name, given)
+    served = len(given) == len(arguments) + len(named) and takes(name, operator, given)
     if not served:
         return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
     if exports_to_onnx():
@@ -63,13 +65,13 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         # In hexadecimals, since torch can't compile a text of decimals with dynamic=True.
         numbers = f"{float(distance.norm).hex()} {float(distance.eps).hex()}"
         given["distance_function"] = f"{PAIRWISE} {numbers}"
-    first = next(given[word] for word in TENSORS[name] if given.get(word) is not None)
+    first = next(given[word] for word in TENSORS[operator] if given.get(word) is not None)
     if tensors_bridge.goes_to_float32(name, first.device):
-        for word in TENSORS[name]:
+        for word in TENSORS[operator]:
             x = given.get(word)
             if x is not None and x.dtype in tensors_bridge.HALF:
                 given[word] = x.float()
-    return OPERATORS[name](**given)
+    return OPERATORS[operator](**given)
 
 
 # torch 2.13 compiles another loss of these (pytorch/pytorch#141017, #185464).
@@ -93,10 +95,10 @@ def exports_to_onnx() -> bool:
 exports_to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def takes(name: str, given: dict[str, Any]) -> bool:
+def takes(name: str, operator: str, given: dict[str, Any]) -> bool:
     """Whether there is a kernel for the tensors of a call."""
     first = None
-    for word in TENSORS[name]:
+    for word in TENSORS[operator]:
         x = given.get(word)
         if x is None:
             continue
@@ -121,11 +123,11 @@ def takes(name: str, given: dict[str, Any]) -> bool:
 # --- how an operator is made ----------------------------------------------------------------------
 
 
-def schema(name: str) -> str:
+def schema(function: Callable) -> str:
     """Write the arguments of a function in torch's language."""
     types = {bool: "bool", int: "int", float: "float", str: "str", bool | None: "bool?"}
     words = []
-    for word, parameter in inspect.signature(getattr(functional, name)).parameters.items():
+    for word, parameter in inspect.signature(function).parameters.items():
         annotation, default = parameter.annotation, parameter.default
         if default is parameter.empty:
             words.append(f"Tensor {word}")
@@ -140,15 +142,16 @@ def schema(name: str) -> str:
     return ", ".join(words)
 
 
-def problem_of(name: str, given: tuple) -> Problem:
+def problem_of(function: Any, given: tuple) -> Problem:
     """Check the arguments of an operator, which come in their order."""
-    problem = getattr(functional, name).build(tensors_bridge, **readable(name, given))
+    problem = function.build(tensors_bridge, **readable(function, given))
     return tensors_bridge.on_one_device(problem)
 
 
-def readable(name: str, given: tuple) -> dict[str, Any]:
-    """Give the arguments of the function that the operator stands for."""
-    named = dict(zip(PARAMETERS[name], given, strict=False))  # defaults at the end are left out
+def readable(function: Any, given: tuple) -> dict[str, Any]:
+    """Give the arguments of the function that an operator stands for."""
+    words = PARAMETERS[function.build.operator]
+    named = dict(zip(words, given, strict=False))  # defaults at the end are left out
     if "distance_function" in named:
         key = named["distance_function"]
         if key.startswith(PAIRWISE):
@@ -161,12 +164,19 @@ def readable(name: str, given: tuple) -> dict[str, Any]:
     return named
 
 
-def define(name: str) -> None:
+def define(function: Any) -> None:
     """Make the operators of a loss: its value, and its gradients."""
-    function = getattr(functional, name)  # which defines the operators, too, if it is made now
-    if name in OPERATORS:
+    if hasattr(function.build, "operator"):
         return
-    arguments = schema(name)
+    loss = name = function.build.__name__
+    number = 1
+    while name in OPERATORS:
+        number += 1
+        name = f"{loss}_{number}"
+    function.build.operator = name
+    definition = LOSSES[loss]
+    constants = set(definition.operands) - set(definition.differentiable)
+    arguments = schema(function)
     words = PARAMETERS[name] = tuple(inspect.signature(function).parameters)
     TENSORS[name] = tuple(
         word for word, kind in zip(words, arguments.split(", "), strict=True) if "Tensor" in kind
@@ -183,18 +193,18 @@ def define(name: str) -> None:
     def value(*given: Any) -> Tensor:
         if forward_ad._current_level >= 0 and any(has_tangent(x) for x in operands(given)):
             # Autograd, which would have taken the tangent on, has been passed already.
-            raise NotImplementedError(DUAL_NUMBERS.format(name))
-        return getattr(functional, name)(**readable(name, given))
+            raise NotImplementedError(DUAL_NUMBERS.format(loss))
+        return function(**readable(function, given))
 
     def value_stand_in(*given: Any) -> Tensor:
         try:
-            problem = problem_of(name, given)
+            problem = problem_of(function, given)
         except Unserved as refusal:
-            return originals.unserved(name, refusal.error, (), readable(name, given))
+            return originals.unserved(loss, refusal.error, (), readable(function, given))
         return problem.operands[0].new_empty(shape_of(problem))
 
     def gradients(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
-        problem = problem_of(name, given)
+        problem = problem_of(function, given)
         by_operand = in_order(problem, wanted)
         value = problem.operands[0].new_empty(shape_of(problem), device="meta")
         if (upstream.dtype, upstream.shape) != (value.dtype, value.shape):
@@ -206,31 +216,38 @@ def define(name: str) -> None:
         return as_given(name, problem, found, given)
 
     def transformed(*given: Any) -> Tensor:
-        return composite.composed(getattr(functional, name), (), readable(name, given))
+        return composite.composed(function, (), readable(function, given))
 
     def transformed_gradients(
         grad_output: Tensor, needs_grad: list[bool], *given: Any
     ) -> list[Tensor]:
-        problem = problem_of(name, given)
+        problem = problem_of(function, given)
         found = composite.pullback(problem, grad_output, in_order(problem, needs_grad))
         return as_given(name, problem, found, given)
 
     def gradients_stand_in(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
         return [
-            x.new_empty(x.shape) for x, want in zip(operands(given), wanted, strict=False) if want
+            x.new_empty(x.shape)
+            for x, needed in zip(operands(given), differentiable(wanted), strict=False)
+            if needed
         ]
 
     def operands(given: tuple) -> list[Any]:
         return [x for x, tensor in zip(given, is_tensor, strict=False) if tensor]
 
+    def differentiable(needs_grad: list[bool]) -> list[bool]:
+        """Say of each tensor whether it gets a gradient, for those that need one."""
+        named = zip(TENSORS[name], needs_grad, strict=False)
+        return [needed and word not in constants for word, needed in named]
+
     def in_order(problem: Problem, wanted: list[bool]) -> tuple[bool, ...]:
-        chosen = dict(zip(TENSORS[name], wanted, strict=False))
+        chosen = dict(zip(TENSORS[name], differentiable(wanted), strict=False))
         return tuple(chosen[word] for word in problem.names)
 
     def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
         for x, word in zip(operands(inputs), TENSORS[name], strict=False):
-            if word == "weight" and name in WEIGHED_CLASSES and x is not None and x.requires_grad:
-                raise RuntimeError(f"{name}(): there is no gradient by weight")
+            if word == "weight" and loss in WEIGHED_CLASSES and x is not None and x.requires_grad:
+                raise RuntimeError(f"{loss}(): there is no gradient with respect to weight")
         ctx.save_for_backward(*operands(inputs))
         ctx.others = tuple(
             None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=False)
@@ -241,15 +258,19 @@ def define(name: str) -> None:
         given = tuple(
             next(saved) if tensor else x for x, tensor in zip(ctx.others, is_tensor, strict=False)
         )
-        wanted = operands(ctx.needs_input_grad)
+        wanted = differentiable(operands(ctx.needs_input_grad))
         if torch.is_grad_enabled():
             # The gradient is differentiated once more.
-            problem = problem_of(name, given)
+            problem = problem_of(function, given)
             slopes = composite.gradients(problem, upstream, in_order(problem, wanted))
             found = iter(as_given(name, problem, slopes, given))
         else:
             found = iter(slopes_operator(upstream, wanted, *given))
-        return tuple(next(found) if want else None for want in ctx.needs_input_grad)
+        needed = iter(wanted)
+        return tuple(
+            next(found) if tensor and next(needed) else None
+            for _, tensor in zip(given, is_tensor, strict=False)
+        )
 
     for device in ("CPU", "CUDA"):
         library.impl(name, value, device)
@@ -289,4 +310,5 @@ def as_given(name: str, problem: Problem, gradients: Sequence, given: tuple) -> 
 
 
 for _name in tuple(LOSSES):
-    define(_name)
+    _function = getattr(functional, _name)
+    define(_function)  # unless it was made just now, and defined with it

@@ -7,12 +7,12 @@ import torch
 
 from nbloss.bridge import sharded
 from nbloss.engine.distance import Distance
-from nbloss.engine.registry import LOSSES
+from nbloss.functional import TORCH_LOSSES
 
 # As they are before anybody puts others in their place.
 ORIGINALS = {
     name: getattr(torch.nn.functional, name)
-    for name in LOSSES
+    for name in TORCH_LOSSES
     if hasattr(torch.nn.functional, name)
 }
 

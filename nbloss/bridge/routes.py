@@ -210,13 +210,15 @@ def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     where it is patched in. A mode passes on what it does not know, and is shown ours.
     """
     everything = (*arguments, *named.values())
-    if any(hasattr(type(x), "__torch_function__") and _overrides(x) for x in everything):
-        function = getattr(torch.nn.functional, function.__name__, function)
+    name = function.build.__name__
+    if name in originals.ORIGINALS and any(_overrides(x) for x in everything):
+        function = getattr(torch.nn.functional, name)
     return torch.overrides.handle_torch_function(function, everything, *arguments, **named)
 
 
 def _overrides(x: Any) -> bool:
-    return type(x).__torch_function__ not in (
+    return getattr(type(x), "__torch_function__", None) not in (
+        None,
         Tensor.__torch_function__,
         torch._C._disabled_torch_function_impl,
     )

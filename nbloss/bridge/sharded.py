@@ -17,6 +17,7 @@ from torch.nn import _reduction
 
 from nbloss.engine.distance import Distance
 from nbloss.engine.registry import LOSSES
+from nbloss.functional import TORCH_LOSSES
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 MEASURED = (2, 13)
@@ -24,7 +25,7 @@ MEASURED = (2, 13)
 # The arguments of torch's functions in their order.
 PARAMETERS = {
     name: tuple(inspect.signature(getattr(torch.nn.functional, name)).parameters)
-    for name in LOSSES
+    for name in TORCH_LOSSES
     if hasattr(torch.nn.functional, name)
 }
 

@@ -13,6 +13,8 @@ from typing import Any
 from nbloss.engine import finite_differences
 
 LOSSES: dict[str, "Definition"] = {}
+# Called with a definition that another one takes the place of.
+ON_REPLACEMENT: list[Callable[["Definition"], None]] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +118,9 @@ def listed(definition: Definition) -> Definition:
             f"{definition.name} is a loss of nbloss; a loss of your own needs another name"
         )
     LOSSES[definition.name] = definition
+    if known is not None:
+        for forget in ON_REPLACEMENT:
+            forget(known)
     return definition
 
 

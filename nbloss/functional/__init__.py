@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import nbloss.losses  # noqa: F401 (fills the registry)
-from nbloss.engine.registry import LOSSES, Definition
+from nbloss.engine.registry import LOSSES, ON_REPLACEMENT
 from nbloss.functional import face
 from nbloss.functional.classification import cross_entropy, nll_loss
 from nbloss.functional.multilabel import multilabel_margin_loss, multilabel_soft_margin_loss
@@ -33,22 +33,19 @@ __all__ = [
 # Those that have torch's contract: its name, its arguments and what it does with them.
 TORCH_LOSSES = tuple(__all__)
 
-_made: dict[Definition, Callable[..., Any]] = {}
-
 
 def __getattr__(name: str) -> Callable[..., Any]:
     """Make the function of a loss that has been defined elsewhere, when it is first asked for."""
-    definition = LOSSES.get(name)
-    if definition is None:
+    if name not in LOSSES:
         raise AttributeError(f"module 'nbloss.functional' has no attribute {name!r}")
-    if definition not in _made:
-        _made[definition] = face.default(definition)
-        operators = sys.modules.get("nbloss.bridge.operators")
-        if operators is not None:
-            operators.define(name)  # the others were when it was imported
-    return _made[definition]
+    function = globals()[name] = face.default(LOSSES[name])
+    operators = sys.modules.get("nbloss.bridge.operators")
+    if operators is not None:
+        operators.define(function)  # the others were when it was imported
+    return function
 
 
+ON_REPLACEMENT.append(lambda definition: globals().pop(definition.name, None))
 for _name in LOSSES:
     if _name not in globals():
         globals()[_name] = face.default(LOSSES[_name])
