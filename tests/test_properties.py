@@ -164,6 +164,15 @@ def test_numbers_of_arguments_are_of_any_integer_type() -> None:
     assert gradient.tolist() == again.tolist() == [-0.25, -0.5]
 
 
+def test_flags_are_pythons_or_numpys() -> None:
+    rows = [np.array([[0.0, 0.0]]), np.array([[2.0, 0.0]]), np.array([[1.0, 0.0]])]
+    value = nbloss.triplet_margin_loss(*rows, swap=True, eps=0.0)
+    assert nbloss.triplet_margin_loss(*rows, swap=np.True_, eps=0.0) == value
+    assert nbloss.triplet_margin_loss(*map(torch.tensor, rows), swap=np.True_, eps=0.0) == value
+    with pytest.raises(TypeError, match="swap must be a bool, got int"):
+        nbloss.triplet_margin_loss(*rows, swap=1)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (1, 1)])
 def test_gradients_of_broadcast_operands_are_sums_of_all(dtype: str, shape: tuple) -> None:

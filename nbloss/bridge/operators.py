@@ -266,11 +266,9 @@ def define(function: Any) -> None:
             found = iter(as_given(name, problem, slopes, given))
         else:
             found = iter(slopes_operator(upstream, wanted, *given))
-        needed = iter(wanted)
-        return tuple(
-            next(found) if tensor and next(needed) else None
-            for _, tensor in zip(given, is_tensor, strict=False)
-        )
+        chosen = dict(zip(TENSORS[name], wanted, strict=False))
+        inputs = words[: len(ctx.needs_input_grad)]  # defaults at the end are left out
+        return tuple(next(found) if chosen.get(word) else None for word in inputs)
 
     for device in ("CPU", "CUDA"):
         library.impl(name, value, device)

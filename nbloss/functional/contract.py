@@ -10,6 +10,8 @@ import re
 import warnings
 from typing import Any
 
+import numpy as np
+
 from nbloss.bridge.refusal import refuse
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -72,6 +74,13 @@ def integer(loss: str, argument: str, value: Any) -> int:
     if not -(2**63) <= value < 2**63:
         refuse(ValueError(f"{loss}(): {argument} must fit into 64 bits, got {value}"))
     return value
+
+
+def flag(loss: str, argument: str, value: Any) -> bool:
+    """Check a parameter that is true or false, Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        refuse(TypeError(f"{loss}(): {argument} must be a bool, got {type(value).__name__}"))
+    return bool(value)
 
 
 def positive_margin(loss: str, value: Any) -> float:

@@ -89,8 +89,7 @@ def triplet_margin_loss(
     """
     loss = "triplet_margin_loss"
     distance = lp(contract.number(loss, "p", p), contract.number(loss, "eps", eps))
-    if not isinstance(swap, bool):
-        refuse(TypeError(f"{loss}(): swap must be a bool, got {type(swap).__name__}"))
+    swap = contract.flag(loss, "swap", swap)
     operands = xp.operands(loss, integers=True, anchor=anchor, positive=positive, negative=negative)
     margin = contract.positive_margin(loss, margin)
     return _problem(xp, operands, distance, margin, swap, reduction, size_average, reduce)
