@@ -314,6 +314,29 @@ def test_gradcheck_in_a_mode(case: Case) -> None:
         assert torch.autograd.gradgradcheck(function, leaves, check_batched_grad=True)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of what torch checks
+@pytest.mark.parametrize("distance", [None, torch.nn.PairwiseDistance(p=3.0)], ids=["none", "p-3"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_gradcheck_of_what_is_traced_for_torchscript(distance: Any, swap: bool) -> None:
+    """As torch's own tests check triplet_margin_with_distance_loss, patched or not."""
+    generator = torch.Generator().manual_seed(6)
+    rows = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    leaves = [x.clone().requires_grad_() for x in rows]
+
+    def function(*rows: Tensor) -> Tensor:
+        return torch.nn.functional.triplet_margin_with_distance_loss(
+            *rows, distance_function=distance, swap=swap
+        )
+
+    expected = function(*rows)
+    with nbloss.patch_torch():
+        traced = torch.jit.trace(function, leaves)
+        assert "nbloss::" in str(traced.graph)
+        assert torch.autograd.gradcheck(traced, leaves, check_batched_grad=True)
+        torch.testing.assert_close(traced(*rows), expected)
+
+
 @CASE
 @pytest.mark.parametrize("in_a_mode", [False, True])
 @pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])

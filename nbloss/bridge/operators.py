@@ -2,7 +2,10 @@
 
 ``torch.compile``, ``torch.export`` and the modes of the dispatcher see ``nbloss::huber_loss`` as
 one step of a graph, with a stand-in that tells the shape of its value and an operator of its own
-for the gradients. The signatures come from those of the public functions.
+for the gradients. The signatures come from those of the public functions. Under the transforms of
+``torch.func`` and for batches of gradients both operators are taken apart into operations of torch
+(:mod:`nbloss.bridge.composite`). ``torch.onnx``, which can translate torch's operations alone, is
+given torch's own functions instead.
 """
 
 import inspect
