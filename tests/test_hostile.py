@@ -259,6 +259,17 @@ def test_axes_that_are_not_walked_have_any_step(name: str, part: str) -> None:
         np.testing.assert_array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("widths", [(1, 0, 1), (0, 1, 1), (1, 1, 0)])
+def test_rows_of_one_coordinate_beside_rows_of_none(widths: tuple, swap: bool) -> None:
+    """They broadcast to no coordinates, but some of the distances have one."""
+    tensors = [torch.full((3, width), 2.0) for width in widths]
+    tensors = [x.requires_grad_() for x in tensors]
+    assert_alike("triplet_margin_loss", tensors, {"swap": swap, "reduction": "none"})
+    with pytest.raises(RuntimeError, match="rows of one coordinate"):
+        ours.triplet_margin_loss(*(x.detach().numpy() for x in tensors), swap=swap)
+
+
 # --- targets that change after they were checked ------------------------------------------------
 
 

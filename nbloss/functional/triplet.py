@@ -196,6 +196,15 @@ def _problem(
         refuse(RuntimeError("anchor, positive and negative need at least one dimension"))
     a, p, n = (x.shape[-1] for x in operands)
     columns = tuple(y if x == 1 else x for x, y in ((a, p), (a, n), (p, n)))
+    if shape[-1] == 0 and any(columns):
+        # Two of the three broadcast to rows that the third has not: expanded to no coordinates
+        # at all, their memory is gone.
+        refuse(
+            RuntimeError(
+                "rows of one coordinate and rows of none make distances of different kinds; got "
+                f"anchor {a}, positive {p}, and negative {n} coordinates"
+            )
+        )
     negative_power = distance.parameters.get("p", 0.0) < 0.0
     if (distance.reduce != "sum" or negative_power) and 0 in columns:
         refuse(RuntimeError(f"{distance} is not defined for rows of no coordinates"))
