@@ -17,7 +17,7 @@ from nbloss.engine.launch import Launch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Have random comparisons take longer; see ``test_random_comparison.py``."""
-    parser.addoption("--random-calls", type=int, default=300, help="how many calls are drawn")
+    parser.addoption("--random-calls", type=int, default=200, help="how many calls are drawn")
     parser.addoption("--random-seed", type=int, default=0, help="which calls are drawn")
 
 

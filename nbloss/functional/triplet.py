@@ -10,7 +10,7 @@ from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.functional import contract
 from nbloss.functional.face import face
 from nbloss.losses import triplet as definitions
-from nbloss.losses.distances import lp, of_one_coordinate
+from nbloss.losses.distances import lp, minkowski, of_one_coordinate
 
 NAMES = ("anchor", "positive", "negative")
 # The same hinge on distances that somebody else has measured.
@@ -205,9 +205,10 @@ def _problem(
                 f"anchor {a}, positive {p}, and negative {n} coordinates"
             )
         )
-    negative_power = distance.parameters.get("p", 0.0) < 0.0
-    if (distance.reduce != "sum" or negative_power) and 0 in columns:
-        refuse(RuntimeError(f"{distance} is not defined for rows of no coordinates"))
+    negative = distance.formula is minkowski.formula and distance.parameters["p"] < 0.0
+    if (distance.reduce != "sum" or negative) and 0 in columns:
+        what = "norm of negative order" if negative else distance.reduce
+        refuse(RuntimeError(f"there is no {what} of no coordinates, for {distance}"))
     if columns == (1, 1, 1):
         distance = of_one_coordinate(distance)
     return Problem(
