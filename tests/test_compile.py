@@ -226,12 +226,13 @@ def of_first(request: pytest.FixtureRequest) -> Iterator[tuple[Callable, Tensor]
 
 
 @TRANSFORM
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_a_transform_compiled(of_first: tuple, transform: Callable, dynamic: bool) -> None:
+def test_a_transform_compiled(of_first: tuple, transform: Callable) -> None:
     function, x = of_first
     transformed = functools.partial(transform, function)
-    compiled = torch.compile(transformed, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), transformed(x))
+    # Of one transform for sizes that are left open, too.
+    for dynamic in (False, True) if transform is TRANSFORMS["vmap-of-grad"] else (False,):
+        compiled = torch.compile(transformed, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), transformed(x))
 
 
 @TRANSFORM

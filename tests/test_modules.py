@@ -30,7 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
 ]
 OWN = Case("quartic_loss", module="QuarticLoss", kwargs={"scale": 2.0})
-MODULES = [case for case in CASES if case.module] + [OWN]
 # One case of each module; and torch's own module for a distance, which is what stands for None.
 ONE_OF_EACH = [case for case in FIRST if case.module] + [OWN]
 ONE_OF_EACH += [c for c in CASES if c.id == "triplet_margin_with_distance_loss-euclidean-swap"]
@@ -80,7 +79,7 @@ def value_and_gradients(module: Callable, given: tuple[Tensor, ...]) -> list[Ten
 # --- alone ----------------------------------------------------------------------------------------
 
 
-@of_cases(MODULES)
+@of_cases(ONE_OF_EACH)
 def test_compiled(case: Case) -> None:
     seen: list[str] = []
 
@@ -191,7 +190,7 @@ def saved(module: torch.nn.Module) -> Any:
 
 
 @pytest.mark.parametrize("keep", [copy.deepcopy, copy.copy, pickled, saved])
-@of_cases(MODULES)
+@of_cases(ONE_OF_EACH)
 def test_copied_and_pickled(case: Case, keep: Callable) -> None:
     module = ours(case).eval()
     kept = keep(module)
