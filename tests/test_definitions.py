@@ -84,6 +84,17 @@ def test_distances_measure_arrays(distance: Distance, rng: np.random.Generator) 
     np.testing.assert_allclose(distance(x, y), expected[distance.name])
 
 
+@pytest.mark.parametrize("p", [-1.0, 0.5, 1.0, 2.0, 3.0, math.inf])
+def test_norms_of_one_coordinate(p: float) -> None:
+    """What they come to needs no power, which would overflow here, or lose what is small."""
+    rows = [np.array([[row]]) for row in (3e200, -1e200, 3e200 + 5e198)]
+    loss, gradients = nbloss.value_and_grad(nbloss.triplet_margin_loss, (0, 1, 2))(
+        *rows, margin=1.0, p=p, eps=0.0
+    )
+    np.testing.assert_allclose(loss, 4e200 - 5e198)
+    np.testing.assert_array_equal(np.ravel(gradients), [2.0, -1.0, -1.0])
+
+
 # --- what every registered loss has ---------------------------------------------------------------
 
 

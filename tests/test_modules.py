@@ -268,10 +268,14 @@ def curve(case: Case, criterion: torch.nn.Module, compiled: str = "") -> Tensor:
     return torch.stack([step(given) for _ in range(4)])
 
 
-@pytest.mark.parametrize("compiled", ["model", "step"])
 @of_cases(ONE_OF_EACH)
-def test_a_compiled_training_step(case: Case, compiled: str) -> None:
-    torch.testing.assert_close(curve(case, ours(case), compiled), curve(case, theirs(case)))
+def test_a_compiled_training_step(case: Case) -> None:
+    torch.testing.assert_close(curve(case, ours(case), "step"), curve(case, theirs(case)))
+
+
+def test_a_compiled_model() -> None:
+    case = next(case for case in FIRST if case.loss == "cross_entropy")
+    torch.testing.assert_close(curve(case, ours(case), "model"), curve(case, theirs(case)))
 
 
 @of_cases([case for case in ONE_OF_EACH if case.loss in ("huber_loss", "cross_entropy")])

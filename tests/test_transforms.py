@@ -338,14 +338,13 @@ def test_gradcheck_of_what_is_traced_for_torchscript(distance: Any, swap: bool) 
 
 
 @CASE
-@pytest.mark.parametrize("in_a_mode", [False, True])
 @pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
-def test_vectorized_jacobian(case: Case, in_a_mode: bool, strategy: str) -> None:
+def test_vectorized_jacobian_in_a_mode(case: Case, strategy: str) -> None:
     function, operands = as_function(
         case, tensors_of(case, "float64", size="tiny"), reduction="none"
     )
     expected = torch.autograd.functional.jacobian(function, operands)
-    with FlopCounterMode(display=False) if in_a_mode else torch.enable_grad():
+    with FlopCounterMode(display=False):
         found = torch.autograd.functional.jacobian(
             function, operands, vectorize=True, strategy=strategy
         )
@@ -377,7 +376,7 @@ def assert_functionalized(function: Callable, operands: tuple, expected: tuple) 
         torch.testing.assert_close(tuple(gradient(*operands)), expected)
 
 
-@ALL
+@CASE
 @LOOPING
 def test_functionalize(case: Case) -> None:
     function, operands = as_function(case, tensors_of(case, "float64", size="tiny"))
