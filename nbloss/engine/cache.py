@@ -186,8 +186,9 @@ def _checksum(path: Path, data: bytes) -> bytes:
 
 @functools.cache
 def source_digest() -> str:
-    """Hash of all that turns a definition into machine code: the engine's sources and Numba."""
-    sources = list(_sources(importlib.resources.files(__package__)))
+    """Hash of all that turns a formula into machine code: the compiler's sources and Numba."""
+    packages = (__package__, "nbloss.codegen")
+    sources = [x for name in packages for x in _sources(importlib.resources.files(name))]
     if not sources:
         raise missing_source(__package__)
     hasher = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())

@@ -8,6 +8,7 @@ import math
 
 SEGMENT = 1024  # elements
 CHUNK = 1 << 14  # elements, about
+TILE = 256  # rows that lie side by side
 
 
 def count(total: int, size: int) -> int:

@@ -110,12 +110,16 @@ def _compile(
     compiled: Any = CFunc(bound, (_SIGNATURE.args, _SIGNATURE.return_type), {}, options)
     compiled._cache = cache.kernel_cache(bound)
     compiled.compile()
-    _keep_alive.append(compiled)
+    keep_alive(compiled)
     return compiled.address
 
 
-# The machine code lives as long as the object that holds it.
 _keep_alive: list[CFunc] = []
+
+
+def keep_alive(compiled: CFunc) -> None:
+    """Keep machine code, which lives as long as the object that holds it."""
+    _keep_alive.append(compiled)
 
 
 @functools.cache

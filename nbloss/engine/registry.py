@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nbloss.engine import finite_differences
+from nbloss.formula.trace import Formula
 
 LOSSES: dict[str, "Definition"] = {}
 # Called with a definition that another one takes the place of.
@@ -47,6 +48,9 @@ class Definition:
         gradients take.
     sparse_gradient : bool
         Whether the value takes but a few of the numbers that the gradient has.
+    row_formulas : tuple of Formula
+        The formulas of a row's value, from which the CPU's kernels are made: for a label, and for
+        probabilities.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Definition:
     hinge: Callable | None = None
     saves_operands: bool = True
     sparse_gradient: bool = False
+    row_formulas: tuple[Formula, ...] = ()
 
     def __call__(self, *arguments: Any) -> Any:
         """Evaluate the formula as it stands, on Python numbers or NumPy arrays."""
@@ -173,18 +178,27 @@ def pointwise(
     )
 
 
-def picked(*, module: str | None = None) -> Callable[[Callable], Definition]:
+def picked(
+    *, module: str | None = None, row_formulas: tuple[Formula, ...] = ()
+) -> Callable[[Callable], Definition]:
     """Define a loss by the formula of the one class of a row that the target names.
 
     The formula takes the class's score and its weight, and returns the value and the derivative by
     the score.
     """
     return lambda formula: define(
-        "classes", formula, formula_operands(formula)[:1], module, sparse_gradient=True
+        "classes",
+        formula,
+        formula_operands(formula)[:1],
+        module,
+        sparse_gradient=True,
+        row_formulas=row_formulas,
     )
 
 
-def normalized(*, module: str | None = None) -> Callable[[Callable], Definition]:
+def normalized(
+    *, module: str | None = None, row_formulas: tuple[Formula, ...] = ()
+) -> Callable[[Callable], Definition]:
     """Define a loss over the classes of a row, by the formula of one class.
 
     The formula takes the class's score, the logarithm of the sum of the exponentials of all scores
@@ -192,7 +206,12 @@ def normalized(*, module: str | None = None) -> Callable[[Callable], Definition]
     returns the value, the derivative of the row's loss by the score, and the one by the share.
     """
     return lambda formula: define(
-        "classes", formula, formula_operands(formula)[:1], module, saves_operands=False
+        "classes",
+        formula,
+        formula_operands(formula)[:1],
+        module,
+        saves_operands=False,
+        row_formulas=row_formulas,
     )
 
 

@@ -5,8 +5,12 @@ it, and once more for the gradients; a short row stays in the registers in betwe
 across the memory, neighbouring threads take neighbouring rows.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 
+from nbloss.engine import chunks, primitives
 from nbloss.engine.cuda import grid
 from nbloss.engine.cuda.launch import (
     ERRORS,
@@ -22,26 +26,51 @@ from nbloss.engine.cuda.launch import (
     upstream_step,
 )
 from nbloss.engine.cuda.launch import LABELS as LABELS_AT
-from nbloss.engine.launch import GRADIENT_SCALE, VALUE_SCALE, At, Request
-from nbloss.engine.patterns import classes
-from nbloss.engine.patterns.classes import (
-    CLASS_STEP,
+from nbloss.engine.launch import (
+    FIRST_PARAMETER,
+    GRADIENT_SCALE,
+    OUT,
+    UPSTREAM,
+    VALUE_SCALE,
+    At,
+    Request,
+)
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.classes import is_picked, value_shape
+from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE, Blocks
+from nbloss.engine.patterns.survey import LABEL_BYTES
+from nbloss.engine.problem import ClassOptions
+from nbloss.engine.problem import class_dimensions as dimensions
+
+# The block of integers, after the common ones.
+(
+    SAMPLES,
     CLASSES,
-    GRADIENT,
-    IGNORED,
-    INPUT,
     PLACES,
     SAMPLE_STEP,
-    SAMPLES,
-    SHARE_GRADIENT,
-    SMOOTHING,
+    CLASS_STEP,
+    INPUT,
     TARGET,
-    UPSTREAM_AT,
     WEIGHT,
-    weighed,
-)
-from nbloss.engine.patterns.common import VALUE
-from nbloss.engine.patterns.survey import LABEL_BYTES
+    IGNORED,
+    GRADIENT,
+    SHARE_GRADIENT,
+    UPSTREAM_AT,
+) = range(FIRST_INTEGER, FIRST_INTEGER + 12)
+SMOOTHING = FIRST_PARAMETER
+
+
+def weighed(share, weights, c, kept, spread):
+    """Smooth and weigh a class's share of the target; give with it the derivative by the share."""
+    portion = COMPUTED(1.0)
+    if SMOOTHED:
+        share = kept * share + spread
+        portion = kept
+    if WEIGHTED:
+        weight = widen(weights[c])
+        share = weight * share
+        portion = weight * portion
+    return share, portion
 
 
 def survey(integers, floats):
@@ -250,9 +279,71 @@ def template(integers, floats):
         leave(total, integers, value_scale, memory)
 
 
+def blocks(request: Request) -> Blocks | None:
+    """Lay the memory out; None if it takes contiguous operands."""
+    options: ClassOptions = request.options
+    labels, has_weight = request.constants
+    shape = request.shape
+    steps = chunks.canonical(shape, request.strides[0])
+    samples, classes, places = dimensions(shape)
+    if min(steps) < 0 or not all(
+        chunks.is_contiguous(shape, s) for s in request.strides[len(shape) < 3 :]
+    ):
+        return None
+    if len(shape) == 1:
+        sample_step, class_step = 0, steps[0]
+    elif len(shape) == 2:
+        sample_step, class_step = steps
+    else:
+        sample_step, class_step = classes * places, places
+    rows = samples * places
+    scale = 1.0
+    if request.reduction == "mean" and not labels:
+        scale = 1.0 / rows if rows * classes else math.nan
+    return Blocks(
+        (
+            OUT if request.value else 0,
+            1,
+            0,
+            samples,
+            classes,
+            places,
+            sample_step,
+            class_step,
+            At("operand", 0),
+            At("constant", 0) if labels else At("operand", 1),
+            At("constant", 1) if has_weight else 0,
+            options.ignore_index,
+            *(*common.gradient_places(request), 0)[:2],
+            UPSTREAM if request.upstream is not None else 0,
+        ),
+        (scale, scale, options.smoothing),
+        rows,
+        classes,
+        {
+            "PICKED": is_picked(request),
+            "LABELS": labels,
+            "WEIGHTED": has_weight,
+            "SMOOTHED": options.smoothing > 0.0,
+            "WANTED": (*request.wanted, False)[:2],
+        },
+        class_step == 1 and places == 1,
+        request.value,
+    )
+
+
+def scalars(request: Request) -> dict[str, Any]:
+    """Give the formulas that the templates call."""
+    return {
+        "loss": request.definition.formula,
+        "exp": primitives.exp,
+        "log": primitives.log,
+    }
+
+
 def prepare(request: Request) -> Launch | None:
     """Choose a kernel and share the work; see :mod:`nbloss.engine.evaluate`."""
-    laid = classes.blocks(request)
+    laid = blocks(request)
     if laid is None:
         return None
     labels, has_weight = request.constants
@@ -264,7 +355,7 @@ def prepare(request: Request) -> Launch | None:
     surveyed = labels and request.reduction == "mean"
     kernel = specialize(
         template,
-        classes.scalars(request),
+        scalars(request),
         request,
         laid,
         share,
@@ -276,13 +367,13 @@ def prepare(request: Request) -> Launch | None:
     main = Stage(kernel, grid.blocks(laid.rows * share.lanes, share.threads))
     first = None
     if surveyed:
-        blocks = min(grid.SURVEYORS, grid.blocks(laid.rows, grid.THREADS))
+        surveyors = min(grid.SURVEYORS, grid.blocks(laid.rows, grid.THREADS))
         alone = grid.Share(grid.THREADS, 1, 1, False)
-        first = Stage(specialize(survey, {}, request, laid, alone), blocks)
+        first = Stage(specialize(survey, {}, request, laid, alone), surveyors)
     places_of_labels = (At("constant", 0), At("constant", 1) if has_weight else 0)
     return ready(
         request,
-        classes.value_shape(request),
+        value_shape(request),
         laid,
         main,
         first,

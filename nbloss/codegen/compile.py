@@ -1,0 +1,81 @@
+"""The source of a kernel becomes machine code."""
+
+import hashlib
+import linecache
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import numba
+from numba import types
+from numba.core.ccallback import CFunc
+
+from nbloss.codegen import emit_cpu, runtime
+from nbloss.codegen.spec import Spec
+from nbloss.engine import cache, compiler, memory
+
+# Formulas may assume neither that sums can be reordered nor that there is no NaN; a division by
+# zero gives an infinity or a NaN.
+OPTIONS = {"nopython": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+_kernels: dict[Spec, Any] = {}
+
+
+def kernel(spec: Spec) -> Any:
+    """Compile a kernel, or take it from memory or disk.
+
+    Parameters
+    ----------
+    spec : Spec
+
+    Returns
+    -------
+    int or function
+        The kernel's address; when Numba is switched off, a function of the two blocks of numbers
+        and a chunk.
+    """
+    found = _kernels.get(spec)
+    if found is None:
+        with compiler.alone():
+            found = _kernels.get(spec)
+            if found is None:
+                found = _kernels[spec] = _compile(spec)
+    return found
+
+
+def _compile(spec: Spec) -> Any:
+    text = emit_cpu.source(spec)
+    function = _function(text, spec)
+    fields, numbers = spec.fields, spec.numbers
+    if numba.config.DISABLE_JIT:
+        return lambda integers, floats, chunk: function(
+            runtime.InterpretedFields(integers, fields),
+            runtime.InterpretedFields(floats, numbers),
+            chunk,
+        )
+    block = runtime.Fields(types.int64, tuple(fields.items()))
+    floats = runtime.Fields(types.float64, tuple(numbers.items()))
+    compiled: Any = CFunc(function, ((block, floats, types.int64), types.void), {}, OPTIONS)
+    compiled._cache = cache.kernel_cache(function)
+    compiled.compile()
+    compiler.keep_alive(compiled)
+    return compiled.address
+
+
+def _function(text: str, spec: Spec) -> Callable:
+    """Make a function of a source, under a name that no other source has."""
+    fields = f"{spec.fields} {spec.numbers}"
+    digest = hashlib.sha256(f"{text} {spec.dtype} {fields}".encode()).hexdigest()[:24]
+    file = f"<nbloss {spec.formula.name} {digest}>"
+    # Tracebacks and profilers find the source here.
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    scope = dict(runtime.names(spec.dtype))
+    exec(compile(text, file, "exec"), scope)
+    function: FunctionType = scope[spec.formula.name]
+    real = memory.COMPUTED[spec.dtype]
+    # A literal of Python would make float64 of float32 numbers.
+    function.__code__ = function.__code__.replace(
+        co_consts=tuple(real(x) if isinstance(x, float) else x for x in function.__code__.co_consts)
+    )
+    function.__name__ = function.__qualname__ = f"{spec.formula.name}_{spec.dtype}_{digest}"
+    function.__module__ = __name__  # what is cached names a module that can be imported
+    return function

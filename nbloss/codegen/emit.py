@@ -1,0 +1,382 @@
+"""What the sources of all kernels share: how expressions are written, and in which order.
+
+A source is written to be read. Its names are those of the formula's arguments and local variables;
+a derivative is called ``grad_`` and what it is taken with respect to.
+"""
+
+import keyword
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from nbloss.codegen import runtime
+from nbloss.codegen.spec import Spec
+from nbloss.formula.derive import Guard, gradients, times
+from nbloss.formula.expression import (
+    COLUMN,
+    ELEMENTWISE,
+    ROW,
+    Node,
+    ancestors,
+    node,
+    operand,
+    parameter,
+)
+from nbloss.formula.lower import lower
+from nbloss.formula.schedule import LEAVES, Walk, assumed, count_uses, schedule
+
+# How operations are written, and how strongly they bind.
+INFIX = {
+    "logical_or": ("|", 0),
+    "logical_and": ("&", 1),
+    "less": ("<", 2),
+    "less_equal": ("<=", 2),
+    "greater": (">", 2),
+    "greater_equal": (">=", 2),
+    "equal": ("==", 2),
+    "not_equal": ("!=", 2),
+    "add": ("+", 3),
+    "subtract": ("-", 3),
+    "multiply": ("*", 4),
+    "divide": ("/", 4),
+}
+ATOM = 6
+# What a number is called that the formula has no name for.
+NAMES = {
+    "shift": "largest",
+    "max": "largest",
+    "min": "smallest",
+    "sum": "total",
+    "exp": "exponential",
+    "log": "logarithm",
+    "log1p": "logarithm",
+    "sqrt": "root",
+    "power": "powered",
+    "multiply": "factor",
+    "divide": "quotient",
+    "subtract": "difference",
+    "add": "term",
+    "absolute": "size",
+    "negative": "negated",
+    "where": "chosen",
+    "masked": "kept_slope",
+    "sign": "direction",
+}
+# Names that a source has for other things, or calls.
+RESERVED = {
+    *ELEMENTWISE,
+    *keyword.kwlist,
+    *runtime.names("float32"),
+    *(
+        "call",
+        "numbers",
+        "chunk",
+        "row",
+        "rows",
+        "columns",
+        "all_columns",
+        "spatial_size",
+        "per_row",
+    ),
+    *("c", "j", "first", "last", "start", "segment", "tile", "tiles", "number", "sample", "place"),
+    *(
+        "result",
+        "values",
+        "scale",
+        "nothing",
+        "odd",
+        "is_odd",
+        "is_ignored",
+        "named",
+        "abs",
+        "range",
+    ),
+    *("min", "max"),
+}
+
+
+@dataclass
+class Fold:
+    """A reduction as it is written: its partial, its whole, and how numbers join.
+
+    The numbers of a segment join in the computing type, and the segments' partials in float64. The
+    largest is found among integers that are in the order of the numbers.
+    """
+
+    node: Node
+    name: str
+    mark: str  # what follows the name of a number of a row: its place in the tile
+
+    def __post_init__(self) -> None:
+        self.partial, self.whole = f"{self.name}_partial{self.mark}", f"{self.name}_all{self.mark}"
+        self.is_sum = self.node.op == "sum"
+        self.join = "plus" if self.is_sum else "smaller" if self.node.op == "min" else "larger"
+        self.start = (
+            "0.0" if self.is_sum else "highest_rank" if self.node.op == "min" else "lowest_rank"
+        )
+        self.rank = {"max": "rank_nan_high", "min": "rank_nan_low"}.get(self.node.op, "rank")
+
+    def taking(self, text: str) -> str:
+        """Write how a number is taken in."""
+        text = text if self.is_sum else f"{self.rank}({text})"
+        return f"{self.partial} = {self.join}({self.partial}, {text})"
+
+    def given(self, text: str, real: str) -> str:
+        """Write how the result is made of the whole."""
+        return f"{self.name}{self.mark} = {f'{real}({text})' if self.is_sum else f'ranked({text})'}"
+
+
+class Writer:
+    """Writes a kernel; what is particular to a device or a layout is in the subclasses."""
+
+    branches = True
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.arrays = spec, spec.arrays
+        self.lines: list[str] = []
+        self.indent = 0
+        self.is_half = spec.dtype in ("float16", "bfloat16")
+        self.real = "float32" if self.is_half else spec.dtype
+        self.names: dict[Node, str] = {}
+        self.taken = {*self.arrays, *spec.formula.parameters, *RESERVED}
+        self.label = next((n for n, kind in self.arrays.items() if kind == "index"), None)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Derive what is asked for, and split it into walks."""
+        spec = self.spec
+        graph = spec.formula.graph(**dict(spec.options))
+        names = dict(graph.names)
+        names.setdefault(graph.value, "value")
+        grad_output = parameter("scale")
+        if spec.has_grad_output:
+            upstream = operand("grad_output", self.arrays["grad_output"])
+            grad_output = times(grad_output, upstream)
+        operands = [operand(n, spec.formula.operands[n]) for n in spec.needs_grad]
+        found = gradients(graph.value, operands, grad_output, names)
+        results = {f"grad_{n}": lower(x) for n, x in zip(spec.needs_grad, found, strict=True)}
+        self.outputs = list(results)
+        value = lower(graph.value) if spec.value else None
+        if value is not None and not spec.formula.rowwise:
+            if spec.value == "each":
+                results["values"], value = value, None
+            else:
+                value = node("sum", value) if COLUMN in value.varies else value * node("width")
+        self.results = results
+        self.titles = {lower(x): name for x, name in names.items()}
+        self.schedule = schedule(results, value, self.titles, not self.is_half, self.branches)
+
+    def __call__(self, *lines: str) -> None:
+        self.lines.extend("    " * self.indent + line for line in lines)
+
+    @contextmanager
+    def block(self, *heads: str) -> Iterator[None]:
+        """Indent what is written under some heads."""
+        for head in heads:
+            self(head)
+            self.indent += 1
+        yield
+        self.indent -= len(heads)
+
+    def unique(self, name: str) -> str:
+        """Give a name that is not taken."""
+        found, count = name, 1
+        while found in self.taken:
+            count += 1
+            found = f"{name}_{count}"
+        self.taken.add(found)
+        return found
+
+    # --- expressions ------------------------------------------------------------------------------
+
+    def text(self, x: Node, priority: int = 0) -> str:
+        """Write an expression, in parentheses where its surroundings bind more strongly."""
+        if x in self.names:
+            return self.names[x] + self.of_row(x)
+        match x.op:
+            case "number" if isinstance(x.data, bool):
+                return str(x.data)
+            case "number":
+                return self._number(x.data, priority)
+            case "parameter":
+                return str(x.data)
+            case "width":
+                return f"{self.real}(columns)"
+            case "column":
+                return "c"
+            case "operand" if x.data[1] == "index":
+                return x.data[0] + self.of_row(x)
+            case "operand":
+                return self.loaded(x.data[0], x.data[1], "c")
+            case "gather":
+                name, kind = x.args[0].data
+                return self.loaded(name, kind, self.text(x.args[1], ATOM))
+            case "negative":
+                return self._enclosed(f"-{self.text(x.args[0], ATOM - 1)}", ATOM - 1, priority)
+            case "logical_not":
+                return f"logical_not({self.text(x.args[0])})"
+            case "absolute":
+                return f"abs({self.text(x.args[0])})"
+        if x.op in INFIX:
+            sign, own = INFIX[x.op]
+            first, second = x.args
+            # Comparisons don't chain, and differences and quotients associate to the left.
+            left = own + 1 if own == INFIX["less"][1] else own
+            text = f"{self.text(first, left)} {sign} {self.text(second, own + 1)}"
+            return self._enclosed(text, own, priority)
+        return f"{x.op}({', '.join(map(self.text, x.args))})"
+
+    def _number(self, value: float, priority: int) -> str:
+        if value != value or value - value != 0:
+            text = "nan" if value != value else "inf" if value > 0 else "-inf"
+        else:
+            text = repr(value)
+        return self._enclosed(text, ATOM - 1 if text.startswith("-") else ATOM, priority)
+
+    @staticmethod
+    def _enclosed(text: str, own: int, priority: int) -> str:
+        return f"({text})" if own < priority else text
+
+    def of_row(self, x: Node) -> str:
+        """Give what follows the name of a number of a row."""
+        return ""
+
+    def element(self, name: str, kind: str, column: str) -> str:
+        """Write where an array has a row's number."""
+        if kind == "per_row":
+            return f"{name}[0]"
+        step = self.spec.step(name)
+        return f"{name}[{({0: '0', 1: column, -1: f'{column} * {name}_step'})[step]}]"
+
+    def loaded(self, name: str, kind: str, column: str) -> str:
+        """Write how a number is read."""
+        text = self.element(name, kind, column)
+        return f"widen({text})" if self.is_half else text
+
+    def stored(self, element: str, text: str) -> str:
+        """Write how a number is stored."""
+        return f"{element} = {f'narrow({text})' if self.is_half else text}"
+
+    def assign(self, x: Node, name: str | None = None) -> str:
+        """Write an assignment to a new name."""
+        name = self.unique(name or self.titles.get(x) or NAMES.get(x.op, "test"))
+        line = f"{name}{self.of_row(x)} = {self.text(x)}"
+        self.names[x] = name
+        return line
+
+    # --- statements -------------------------------------------------------------------------------
+
+    def per_row(self, lines: list[str], of: list[Node]) -> None:
+        """Write lines that compute numbers of a row."""
+        self(*lines)
+
+    @contextmanager
+    def folded(self, walk: Walk, folds: list[Fold]) -> Iterator[None]:
+        """Write what surrounds the loop of a reduction."""
+        raise NotImplementedError
+
+    def columns(self, walk: Walk) -> list[str]:
+        """Write the heads of a loop along the row."""
+        raise NotImplementedError
+
+    def walk(self, walk: Walk) -> None:
+        """Write a loop along the row, and what comes before and after it."""
+        folds = [
+            Fold(r, self.unique(self.titles.get(r) or NAMES[r.op]), self.of_row(r))
+            for r in walk.reductions
+        ]
+        if walk.roots:
+            with self.folded(walk, folds):
+                for heads, stores in self._branches(walk):
+                    with self.block(*heads, *self.columns(walk)):
+                        self._body(stores, folds)
+        self.names.update((fold.node, fold.name) for fold in folds)
+        for name, label, x in walk.at_labels:
+            place = self.text(label, ATOM)
+            text = self.at_label(name, x)
+            self.per_row([self.stored(self.element(name, "element", place), text)], [label])
+
+    def at_label(self, name: str, x: Node) -> str:
+        """Write what is stored in the column that a label names."""
+        return self.text(x)
+
+    def _branches(self, walk: Walk) -> list[tuple[list[str], list[tuple[str, Node]]]]:
+        """Give what is stored, by the branches in which it is."""
+        guard: Guard | None = walk.guard
+        if guard is None:
+            return [([], walk.stores)]
+        test = self.text(guard[0])
+        chosen, other = (
+            [(name, assumed(x, guard, side)) for name, x in walk.stores] for side in (True, False)
+        )
+        head = f"if {test}:" if guard[1] else f"if not ({test}):"
+        return [([head], chosen), (["else:"], other)]
+
+    def _body(self, stores: list[tuple[str, Node]], folds: list[Fold]) -> None:
+        roots = [*(fold.node.args[0] for fold in folds), *(x for _, x in stores)]
+        inside = ancestors(*roots, known=self.names, along_rows=True)
+        uses, outside = count_uses(inside, roots), dict(self.names)
+        for x in inside:
+            # A kept number is read before something else is stored in its place.
+            is_kept = x.op == "operand" and x.data[0] in self.results
+            if is_kept or (x.op not in LEAVES and (uses.get(x, 0) > 1 or x in self.titles)):
+                self(self.assign(x, "kept_number" if is_kept else None))
+        for fold in folds:
+            self(fold.taking(self.text(fold.node.args[0])))
+        for name, x in stores:
+            self(self.stored(self.element(name, "element", "c"), self.text(x)))
+        # The formula's own names are free again for the next loop, where they mean the same.
+        self.taken -= {self.names[x] for x in inside if x in self.names and x in self.titles}
+        self.names = outside
+
+    def row(self) -> None:
+        """Write all that is done for a row."""
+        made = self.schedule
+        for walk in made.walks:
+            self.per_row([self.assign(x) for x in walk.names], walk.names)
+            self.walk(walk)
+        if made.value is not None:
+            self.per_row([self.assign(x) for x in made.names], made.names)
+            self.finish(made.value)
+
+    def finish(self, value: Node) -> None:
+        """Write what becomes of a row's value."""
+        raise NotImplementedError
+
+    def prelude(self) -> None:
+        """Write the head, and what is read from the call."""
+        raise NotImplementedError
+
+    @contextmanager
+    def rows(self) -> Iterator[None]:
+        """Write the loop over rows."""
+        raise NotImplementedError
+
+    def ending(self) -> None:
+        """Write what comes after all rows."""
+        raise NotImplementedError
+
+    def source(self) -> str:
+        """Write the kernel."""
+        made = self.schedule
+        self.prelude()
+        for walk in made.shared:
+            self.walk(walk)
+        self(*(self.assign(x) for x in made.constants))
+        with self.rows():
+            self.row()
+        self.ending()
+        return "\n".join([*self.lines, ""])
+
+    def title(self) -> str:
+        """Say what the kernel does."""
+        spec = self.spec
+        value = {"sum": "the sum of the values", "each": "the values", "": ""}[spec.value]
+        slopes = ", ".join(spec.needs_grad)
+        slopes = f"the gradients with respect to {slopes}" if slopes else ""
+        made = " and ".join(filter(None, (value, slopes)))
+        return f'"""{spec.formula.name}, {spec.dtype}: {made}."""'
+
+    def varies_by_row(self, x: Node) -> bool:
+        """Whether a number is one of a row."""
+        return ROW in x.varies and COLUMN not in x.varies

@@ -1,0 +1,103 @@
+"""What a kernel is asked for, and where it finds the numbers of a call."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbloss.engine import chunks
+from nbloss.engine.launch import FIRST_PARAMETER, GRADIENT_SCALE, PARTIALS
+from nbloss.formula.trace import Formula
+
+# The block of integers: where the values go, and the sums of the chunks. Between them lie the
+# fields that a kernel has of its own; the combiner reads those at 1 and 2.
+VALUES, FIRST_FIELD = 0, 3
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a kernel is asked for.
+
+    Attributes
+    ----------
+    formula : Formula
+    options : tuple of (str, Any)
+        Other values than the formula's own for its options; 1.0 for an operand that there is not.
+    needs_grad : tuple of str
+        The operands whose gradients are stored.
+    value : {"each", "sum", ""}
+        Whether values are stored one by one, summed, or not needed.
+    dtype : str
+        Type of the operands and results.
+    steps : tuple of (str, int)
+        Operands that are not contiguous along the row: 0 for a number that is repeated, -1 for a
+        step that is read from the call.
+    has_grad_output : bool
+        Whether there is a gradient from above for each value.
+    ignores : bool
+        Whether rows with a certain label cost nothing.
+    tiled : bool
+        Whether rows lie side by side, as those of scores of shape (N, C, d1, ...) do.
+    segment, tile : int
+        How many numbers are summed in the computing type, and how many rows lie in a tile.
+    """
+
+    formula: Formula
+    options: tuple[tuple[str, Any], ...] = ()
+    needs_grad: tuple[str, ...] = ()
+    value: str = "sum"
+    dtype: str = "float32"
+    steps: tuple[tuple[str, int], ...] = ()
+    has_grad_output: bool = False
+    ignores: bool = False
+    tiled: bool = False
+    segment: int = field(default_factory=lambda: chunks.SEGMENT)
+    tile: int = field(default_factory=lambda: chunks.TILE)
+
+    @property
+    def arrays(self) -> dict[str, str]:
+        """The arrays that are read, and how each varies."""
+        absent = dict(self.options)
+        there = {n: kind for n, kind in self.formula.operands.items() if n not in absent}
+        if self.has_grad_output:
+            there["grad_output"] = "per_row" if self.formula.rowwise else "element"
+        return there
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The integers of a call: their places in the block, by name."""
+        names = ["rows", "columns", "rows_per_chunk"]
+        names += ["spatial_size"] if self.tiled else []
+        names += ["ignore_index"] if self.ignores else []
+        for name, kind in self.arrays.items():
+            names.append(name)
+            names += [f"{name}_row_step"] if kind in ("element", "per_row") else []
+            has_step = self.step(name) == -1 or (self.tiled and kind == "element")
+            names += [f"{name}_step"] if has_step else []
+        names += [f"grad_{name}" for name in self.needs_grad]
+        places = {name: k for k, name in enumerate(names, FIRST_FIELD)}
+        return {"values": VALUES, "partials": PARTIALS, **places}
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The floats of a call: their places in the block, by name."""
+        parameters = enumerate(self.formula.parameters, FIRST_PARAMETER)
+        return {"scale": GRADIENT_SCALE, **{name: k for k, name in parameters}}
+
+    def step(self, name: str) -> int:
+        """Say how an operand steps along the row: 1, 0, or -1 for a step that the call says."""
+        return dict(self.steps).get(name, 1)
+
+    def block(self, chunks: int, values: dict[str, Any]) -> tuple[Any, ...]:
+        """Lay the integers of a call out, from their values by name.
+
+        Parameters
+        ----------
+        chunks : int
+            How many chunks there are, each of which leaves a sum for the combiner.
+        values : dict of str to int or At
+            Those that this kernel has no field for are left out.
+        """
+        fields = {name: place for name, place in self.fields.items() if name != "partials"}
+        block = [values["values"], 1, chunks] + [0] * (len(fields) - 1)
+        for name, place in fields.items():
+            block[place] = values[name]
+        return tuple(block)

@@ -1,0 +1,225 @@
+"""A formula, and the graph that it leaves when it is run once on symbols."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nbloss.formula import expression
+from nbloss.formula.expression import COLUMN, KINDS, Node, fail, node, number
+
+
+if TYPE_CHECKING:  # for a type checker a formula's arguments may be anything
+    Row: TypeAlias = Any
+    PerRow: TypeAlias = Any
+    PerColumn: TypeAlias = Any
+    Index: TypeAlias = Any
+else:
+
+    class Row:
+        """Annotates an operand that is a row of numbers; the default in a formula of a row."""
+
+        kind = "element"
+
+    class PerRow:
+        """Annotates an operand that is one number for each row."""
+
+        kind = "per_row"
+
+    class PerColumn:
+        """Annotates an operand that is one number for each column, the same in all rows."""
+
+        kind = "per_column"
+
+    class Index:
+        """Annotates an operand that is a label for each row: which of its columns is meant."""
+
+        kind = "index"
+
+
+ANNOTATIONS = {annotation.__name__: annotation for annotation in (Row, PerRow, PerColumn, Index)}
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What is known of a formula with its options.
+
+    Attributes
+    ----------
+    value : Node
+        What an element costs, or a row.
+    weight : Node or None
+        What a row counts when a mean is taken; None if all count the same.
+    names : dict of Node to str
+        What the formula calls its results.
+    """
+
+    value: Node
+    weight: Node | None
+    names: Mapping[Node, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """A formula and what its signature says of its arguments.
+
+    Attributes
+    ----------
+    function : function
+    rowwise : bool
+        Whether it is the formula of a row; otherwise it is that of an element.
+    operands : mapping of str to str
+        The kinds of the arguments without a default, which are arrays; see
+        :data:`nbloss.formula.expression.KINDS`.
+    parameters : mapping of str to float
+        The arguments with a float as default, which kernels are given.
+    options : mapping of str to Any
+        The arguments with another default, which are known when a kernel is made.
+    """
+
+    function: Callable
+    rowwise: bool
+    operands: Mapping[str, str]
+    parameters: Mapping[str, float]
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    def graph(self, **options: Any) -> Graph:
+        """Run the formula on symbols.
+
+        Parameters
+        ----------
+        **options
+            Other values than the formula's own for its options, or 1.0 for an operand that there
+            is not, such as class weights that all are 1.
+
+        Raises
+        ------
+        FormulaError
+            If the formula does what the compiler can't follow, or gives anything but one number an
+            element or a row.
+        """
+        return _graph(self, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=1024)
+def _graph(formula: Formula, options: tuple[tuple[str, Any], ...]) -> Graph:
+    arguments: dict[str, Any] = {
+        name: expression.operand(name, kind) for name, kind in formula.operands.items()
+    }
+    arguments |= {name: expression.parameter(name) for name in formula.parameters}
+    arguments |= formula.options
+    for name, value in options:
+        arguments[name] = number(value) if name in formula.operands else value
+    result, names = _watched(formula.function, arguments)
+    value, weight = _checked(formula, result)
+    for argument in arguments.values():
+        if isinstance(argument, Node):
+            names.pop(argument, None)
+    return Graph(value, weight, MappingProxyType(names))
+
+
+def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[Node, str]]:
+    """Call a formula, and see what it has its local variables stand for."""
+    names: dict[Node, str] = {}
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code is function.__code__:
+            names.update((x, n) for n, x in frame.f_locals.items() if isinstance(x, Node))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        result = function(**arguments)
+    except TypeError as error:
+        if isinstance(error, expression.FormulaError) or "Node" not in str(error):
+            raise
+        raise fail(
+            f"{function.__name__} calls a function that does not know a formula's data: use those "
+            f"of nbloss.primitives or NumPy ({error})"
+        ) from None
+    finally:
+        sys.setprofile(before)
+    return result, names
+
+
+def _checked(formula: Formula, result: Any) -> tuple[Node, Node | None]:
+    """Take a formula's result apart, and see that it is what it should be."""
+    code = formula.function.__code__
+    where = f'(in "{code.co_filename}", line {code.co_firstlineno})'
+    if isinstance(result, tuple | list):
+        raise expression.FormulaError(
+            f"{formula.name} returns {len(result)} values, but a formula states the value alone: "
+            f"derivatives are made from it {where}"
+        )
+    if result is None:
+        raise expression.FormulaError(f"{formula.name} returns nothing {where}")
+    value, weight = expression.as_node(result), None
+    if value.op == "weighted":
+        value, weight = value.args
+        if COLUMN in weight.varies:
+            raise expression.FormulaError(
+                f"{formula.name}: the weight of a row must be one number {where}"
+            )
+    every = expression.ancestors(value, *(() if weight is None else (weight,)))
+    if any(x.op == "weighted" for x in every):
+        raise expression.FormulaError(
+            f"{formula.name}: weighted(value, weight) must be what the formula returns {where}"
+        )
+    if formula.rowwise and COLUMN in value.varies:
+        raise expression.FormulaError(
+            f"{formula.name} gives a number for each column, but must give one for the row: take "
+            f"the sum or the mean {where}"
+        )
+    along_row = (*expression.REDUCTIONS, *expression.ROW_COMPOSITES, "gather", "column", "width")
+    found = [x for x in every if x.op in along_row]
+    if not formula.rowwise and found:
+        raise expression.FormulaError(
+            f"{formula.name} is the formula of an element, and has no row to take the "
+            f"{found[0].op} of: define it with @rowwise {where}"
+        )
+    labels = {x for x in every if x.op == "operand" and x.data[1] == "index"}
+    for x in every:
+        for k, a in enumerate(x.args):
+            compared = x.op in ("equal", "not_equal") and node("column") in set(x.args)
+            if a in labels and not compared and not (x.op == "gather" and k == 1):
+                raise expression.FormulaError(
+                    f"{formula.name}: the label {a} can only index a row or be compared with "
+                    f"`column`; annotate it nbloss.PerRow if it is a number {where}"
+                )
+    return value, weight
+
+
+def formula(function: Callable, rowwise: bool) -> Formula:
+    """Read off a function's signature what its arguments are."""
+    arguments = inspect.signature(function).parameters.values()
+    operands, parameters, options = {}, {}, {}
+    for argument in arguments:
+        default = argument.default
+        if default is argument.empty:
+            operands[argument.name] = _kind(function, argument.annotation)
+        elif isinstance(default, float):
+            parameters[argument.name] = default
+        else:
+            options[argument.name] = default
+    return Formula(
+        function,
+        rowwise,
+        MappingProxyType(operands),
+        MappingProxyType(parameters),
+        MappingProxyType(options),
+    )
+
+
+def _kind(function: Callable, annotation: Any) -> str:
+    if isinstance(annotation, str):
+        annotation = ANNOTATIONS.get(annotation.rpartition(".")[2])
+    kind = getattr(annotation, "kind", "element")
+    return kind if kind in KINDS else "element"
