@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nbloss.formula import expression
 from nbloss.formula.expression import COLUMN, KINDS, Node, fail, node, number
 
-
 if TYPE_CHECKING:  # for a type checker a formula's arguments may be anything
     Row: TypeAlias = Any
     PerRow: TypeAlias = Any
