@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,23 +18,13 @@ from torch import Tensor
 from nbloss.bridge import originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
-from nbloss.engine import binding
-from nbloss.engine.distance import triples
-from nbloss.engine.problem import ClassOptions, Problem, TripletOptions, class_dimensions
+from nbloss.engine.distance import Distance
+from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
+from nbloss.formula import derive, expression
+from nbloss.formula.evaluate import evaluate as evaluate_graph
+from nbloss.formula.expression import Node
+from nbloss.formula.trace import Formula
 
-# The words of the definitions, for tensors. Numbers are tensors as well: see `bound`.
-WORDS: dict[str, Callable] = {
-    "where": torch.where,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-    "absolute": torch.abs,
-    "exp": torch.exp,
-    "log": torch.log,
-    "log1p": torch.log1p,
-    "sqrt": torch.sqrt,
-    "power": torch.pow,
-    "sign": torch.sign,
-}
 WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
@@ -44,23 +34,14 @@ def number(value: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor(value, dtype=dtype, device="cpu")
 
 
-def bound(formula: Callable, dtype: torch.dtype) -> Callable:
-    """Copy a formula for tensors of a type; a bare number would be of torch's default type."""
+_kept_number = functools.cache(number)
+
+
+def constant(value: float, dtype: torch.dtype) -> Tensor:
+    """Give the tensor of a number, the same one each time where it is not traced."""
     # Numbers that are made while a compiler looks on are not real ones, and not to be kept.
     keep = torch._C._len_torch_dispatch_stack() == 0 and not is_traced()
-    return _kept(formula, dtype) if keep else _bound(formula, dtype)
-
-
-def _bound(formula: Callable, dtype: torch.dtype) -> Callable:
-    return binding.bind(
-        formula,
-        WORDS,
-        lambda value: number(value, dtype),
-        lambda helper: bound(helper, dtype),
-    )
-
-
-_kept = functools.cache(_bound)
+    return (_kept_number if keep else number)(value, dtype)
 
 
 def uncompiled(function: Callable) -> Callable:
@@ -83,58 +64,110 @@ def uncompiled(function: Callable) -> Callable:
     return disabled
 
 
-class Formula(torch.autograd.Function):
-    """Values of a formula whose derivatives are what it says they are.
-
-    ``stated(*operands)`` returns, for each of its outputs, the value and then the derivative by
-    each operand.
-    """
+class Derived(torch.autograd.Function):
+    """The values of a formula, with the derivatives that its kernels have, kinks included."""
 
     generate_vmap_rule = True
 
     @staticmethod
     @uncompiled
-    def forward(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
-        return tuple(output[0] for output in stated(*operands))
+    def forward(graph: "Evaluation", *tensors: Tensor) -> Tensor:
+        return graph.value(tensors)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.stated, *operands = inputs
-        ctx.save_for_backward(*operands)
-        ctx.save_for_forward(*operands)
-
-    @staticmethod
-    @uncompiled
-    def backward(ctx: Any, *upstreams: Tensor) -> tuple:
-        outputs = ctx.stated(*ctx.saved_tensors)
-        gradients = [
-            sum(up * output[1 + k] for up, output in zip(upstreams, outputs, strict=True))
-            if wanted
-            else None
-            for k, wanted in enumerate(ctx.needs_input_grad[1:])
-        ]
-        return (None, *gradients)
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.graph, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     @uncompiled
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        return tuple(
-            sum(
-                (t * output[1 + k] for k, t in enumerate(tangents) if t is not None),
-                torch.zeros_like(output[0]),
-            )
-            for output in ctx.stated(*ctx.saved_tensors)
+    def backward(ctx: Any, grad_output: Tensor) -> tuple:
+        return None, *ctx.graph.gradients(ctx.saved_tensors, grad_output, ctx.needs_input_grad[1:])
+
+    @staticmethod
+    @uncompiled
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        return ctx.graph.tangent(ctx.saved_tensors, tangents)
+
+
+class Evaluation(NamedTuple):
+    """A formula's graph, and where its arrays come from.
+
+    Attributes
+    ----------
+    formula : Formula
+    options : tuple of (str, Any)
+        Values of the formula's options, and of operands that there are not.
+    names : tuple of str
+        What the tensors are called in the formula.
+    parameters : tuple of float
+    """
+
+    formula: Formula
+    options: tuple
+    names: tuple[str, ...]
+    parameters: tuple[float, ...]
+
+    def evaluated(self, nodes: list[Node], tensors: Any, grad_output: Tensor | None) -> list:
+        operands = dict(zip(self.names, tensors, strict=True))
+        dtype = tensors[0].dtype
+        if grad_output is not None:
+            operands["grad_output"] = grad_output
+        return evaluate_graph(
+            nodes,
+            operands,
+            dict(zip(self.formula.parameters, self.parameters, strict=True)),
+            tensors[0].shape[-1] if self.formula.rowwise else 1,
+            torch,
+            lambda value: constant(value, dtype),
         )
 
+    def value(self, tensors: Any) -> Tensor:
+        graph = self.formula.graph(**dict(self.options))
+        (value,) = self.evaluated([graph.value], tensors, None)
+        shape = tensors[0].shape
+        return value.expand((*shape[:-1], 1) if self.formula.rowwise else shape)
 
-def apply(stated: Callable, *operands: Tensor) -> tuple[Tensor, ...]:
-    """Evaluate a formula on operands that broadcast."""
+    def slopes(self, tensors: Any, grad_output: Tensor, wanted: Any) -> list[Tensor | None]:
+        graph = self.formula.graph(**dict(self.options))
+        kinds = self.formula.operands
+        upstream = expression.operand(
+            "grad_output", "per_row" if self.formula.rowwise else "element"
+        )
+        operands = [
+            expression.operand(name, kinds[name])
+            for name, needed in zip(self.names, wanted, strict=True)
+            if needed
+        ]
+        found = iter(self.evaluated(derive.slopes(graph, operands, upstream), tensors, grad_output))
+        return [next(found) if needed else None for needed in wanted]
+
+    def gradients(self, tensors: Any, grad_output: Tensor, wanted: Any) -> list[Tensor | None]:
+        found = self.slopes(tensors, grad_output, wanted)
+        return [
+            None if x is None else x.expand(tensor.shape)
+            for x, tensor in zip(found, tensors, strict=True)
+        ]
+
+    def tangent(self, tensors: Any, tangents: Any) -> Tensor:
+        value = self.value(tensors)
+        found = self.slopes(tensors, torch.ones_like(value), [t is not None for t in tangents])
+        total = torch.zeros_like(value)
+        for slope, tangent in zip(found, tangents, strict=True):
+            if slope is not None:
+                part = slope * tangent
+                total = total + (part.sum(-1, keepdim=True) if self.formula.rowwise else part)
+        return total
+
+
+def apply(graph: Evaluation, *tensors: Tensor) -> Tensor:
+    """Evaluate a formula; of a row the last dimension has size 1."""
     if is_functionalized() or is_traced():
         # torch takes no autograd.Function there. It differentiates the value itself, which agrees
-        # with what the formula states but at kinks.
-        same_shape = torch.broadcast_tensors(*operands)  # type: ignore[no-untyped-call]
-        return tuple(output[0] for output in stated(*same_shape))
-    return Formula.apply(stated, *torch.broadcast_tensors(*operands))  # type: ignore[no-untyped-call]
+        # with the kernels but at kinks.
+        return graph.value(tensors)
+    return Derived.apply(graph, *tensors)  # type: ignore[no-untyped-call]
 
 
 def is_functionalized() -> bool:
@@ -149,33 +182,15 @@ def is_traced() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
-def single(formula: Callable, dtype: torch.dtype, parameters: tuple = ()) -> Callable:
-    """Make a formula with one output, all of whose operands have derivatives, fit `Formula`."""
-    function = bound(formula, dtype)
-    numbers = tuple(number(p, dtype) for p in parameters)
-    return lambda *operands: (function(*operands, *numbers),)
-
-
 # --- the patterns ---------------------------------------------------------------------------------
 
 
 def pointwise(problem: Problem) -> Tensor:
     definition, operands = problem.definition, problem.operands
-    dtype = operands[0].dtype
-    function = bound(definition.formula, dtype)
-    numbers = tuple(number(p, dtype) for p in problem.parameters)
-    places = [
-        1 + definition.differentiable.index(name) if name in definition.differentiable else None
-        for name in definition.operands
-    ]
-
-    def stated(*operands: Tensor) -> tuple:
-        outputs = function(*operands, *numbers)
-        return ((outputs[0], *(0.0 if k is None else outputs[k] for k in places)),)
-
-    (value,) = apply(stated, *operands[: len(places)])
-    for weight in operands[len(places) :]:
-        value = value * weight
+    names = (*definition.operands, *definition.optional)[: len(operands)]
+    absent = tuple((name, 1.0) for name in definition.optional if name not in names)
+    graph = Evaluation(definition.symbolic, absent, names, problem.parameters)
+    value = apply(graph, *operands)
     return value.mean(-1) if definition.mean_over_classes else value
 
 
@@ -186,33 +201,23 @@ def classes(problem: Problem) -> Tensor:
     axis = min(1, scores.dim() - 1)
     count = class_dimensions(tuple(scores.shape))[1]
     scores = scores.movedim(axis, -1)
-    picked = len(problem.definition.operands) == 2
-    weight = scores.new_ones(count) if weight is None else weight
-    term = bound(problem.definition.formula, scores.dtype)
-    shape = value_shape = scores.shape[:-1]
     smoothing = options.smoothing
-    if not picked:
-        logarithm = torch.logsumexp(scores, -1, keepdim=True)
-        one = torch.ones((), dtype=scores.dtype)
+    formula = problem.definition.row_formulas[0 if labels is not None else 1]
+    chosen: tuple = () if weight is not None else (("weight", 1.0),)
+    parameters: tuple[float, ...] = ()
+    if "smoothed" in formula.options:
+        chosen, parameters = (*chosen, ("smoothed", smoothing > 0.0)), (smoothing,)
+    weights = () if weight is None else (weight,)
+    names = ("input", "target", "weight")[: 2 + len(weights)]
+    graph = Evaluation(formula, chosen, names, parameters)
     if labels is None:
-        shares = problem.operands[1].movedim(axis, -1)
-        shares = weight * (shares * (1.0 - smoothing) + smoothing / max(count, 1))
-        return term(scores, logarithm, shares, one)[0].sum(-1)
-    labels = labels.reshape(value_shape)
-    ignored = labels == options.ignore_index
-    place = torch.where(ignored, 0, labels)
+        return apply(graph, scores, problem.operands[1].movedim(axis, -1), *weights).squeeze(-1)
     if count == 0:
         return scores.sum(-1) + (math.nan if smoothing > 0.0 else 0.0)
-    own = scores.gather(-1, place.unsqueeze(-1)).squeeze(-1)
-    own_weight = pick(weight, place)
-    if picked:
-        (value,) = apply(lambda x, w: ((*term(x, w), 0.0),), own, own_weight)
-    else:
-        value = term(own, logarithm.squeeze(-1), own_weight * (1.0 - smoothing), one)[0]
-        if smoothing > 0.0:
-            spread = weight.expand(scores.shape) * (smoothing / count)
-            value = value + term(scores, logarithm, spread, one)[0].sum(-1)
-    return torch.where(ignored, 0.0, value).reshape(shape)
+    labels = labels.reshape(scores.shape[:-1])
+    ignored = labels == options.ignore_index
+    place = torch.where(ignored, 0, labels).unsqueeze(-1)
+    return torch.where(ignored, 0.0, apply(graph, scores, place, *weights).squeeze(-1))
 
 
 def weight_of(problem: Problem) -> Tensor | float | None:
@@ -247,47 +252,44 @@ def pairs(problem: Problem) -> Tensor:
     counts = (labels >= 0).long().cumprod(1)  # 1 up to a row's first -1
     place = labels.clamp_min(0)
     is_label = torch.zeros_like(labels).scatter_add(1, place, counts) > 0
-    stated = single(problem.definition.formula, scores.dtype)
-    (value,) = apply(stated, scores.gather(1, place).unsqueeze(2), scores.unsqueeze(1))
+    graph = Evaluation(problem.definition.symbolic, (), problem.definition.operands, ())
+    both = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+        scores.gather(1, place).unsqueeze(2), scores.unsqueeze(1)
+    )
     meets = (counts > 0).unsqueeze(2) & ~is_label.unsqueeze(1)
-    return torch.where(meets, value, 0.0).sum((1, 2)).div(count).reshape(shape)
+    return torch.where(meets, apply(graph, *both), 0.0).sum((1, 2)).div(count).reshape(shape)
 
 
-def triplets(problem: Problem) -> Tensor:
-    options: TripletOptions = problem.options
-    distance = options.distance
-    anchor, positive, negative = problem.operands
-    dtype = anchor.dtype
-    numbers = tuple(number(p, dtype) for p in distance.parameters.values())
-    term = bound(distance.formula, dtype)
-    reductions: dict[str, Any] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
-    reduce = reductions[distance.reduce]
-
-    def measure(x: Tensor, y: Tensor, columns: int) -> Tensor:
-        x, y = x[..., :columns], y[..., :columns]
-        terms = apply(lambda x, y: triples(term(x, y, *numbers)), x, y)
-        if distance.reduce == "sum":
-            sums = [reduce(t, dim=-1) for t in terms]
-        else:
-            # Of a row with a NaN no coordinate is the largest or the smallest: none has a gradient.
-            (sizes,) = terms
-            odd = sizes.detach().isnan().any(-1, keepdim=True)
-            extreme = reduce(torch.where(odd, 0.0, sizes), dim=-1)
-            sums = [torch.where(odd.squeeze(-1), math.nan, extreme)]
-        if distance.finish is None:
-            return sums[0]
-        return apply(single(distance.finish, dtype, tuple(distance.parameters.values())), *sums)[0]
-
-    near = measure(anchor, positive, options.columns[0])
-    far = measure(anchor, negative, options.columns[1])
-    if options.swap:
-        swapped = measure(positive, negative, options.columns[2])
-        (far,) = apply(single(options.nearer, dtype), far, swapped)
-    (value,) = apply(single(problem.definition.formula, dtype, problem.parameters), near, far)
-    return value
+def rows(problem: Problem) -> Tensor:
+    formula, options = problem.definition.symbolic, {}
+    if problem.options is not None:
+        formula, options = problem.options.formula(formula)
+    kinds = formula.operands
+    names = [n for n, kind in kinds.items() if kind in ("element", "per_row")]
+    others = [n for n, kind in kinds.items() if kind in ("index", "per_column")]
+    tensors = [
+        x if kinds[n] in ("element", "per_column") else x.unsqueeze(-1)
+        for n, x in zip((*names, *others), (*problem.operands, *problem.constants), strict=True)
+    ]
+    graph = Evaluation(formula, tuple(options.items()), (*names, *others), problem.parameters)
+    return apply(graph, *tensors).squeeze(-1)
 
 
-PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
+def measured(distance: Distance, x: Any, y: Any) -> Tensor:
+    """Measure a distance between rows of tensors."""
+    x, y = torch.broadcast_tensors(*map(torch.as_tensor, (x, y)))  # type: ignore[no-untyped-call]
+    if not x.is_floating_point():
+        x = x.to(torch.get_default_dtype())
+    x, y = x.to(torch.result_type(x, y)), y.to(torch.result_type(x, y))
+    dtype = x.dtype
+    graph = Evaluation(
+        distance.formula, (), tuple(distance.formula.operands), tuple(distance.parameters.values())
+    )
+    wide = WIDE.get(dtype, dtype)
+    return apply(graph, x.to(wide), y.to(wide)).squeeze(-1).to(dtype)
+
+
+PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": rows}
 
 
 # --- for the bridge -------------------------------------------------------------------------------

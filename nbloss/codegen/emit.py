@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nbloss.codegen import runtime
 from nbloss.codegen.spec import Spec
-from nbloss.formula.derive import Guard, gradients, times
+from nbloss.formula.derive import Guard, is_at_label, label_of, slopes, times
 from nbloss.formula.expression import (
     COLUMN,
     ELEMENTWISE,
@@ -27,8 +27,6 @@ from nbloss.formula.schedule import LEAVES, Walk, assumed, count_uses, schedule
 
 # How operations are written, and how strongly they bind.
 INFIX = {
-    "logical_or": ("|", 0),
-    "logical_and": ("&", 1),
     "less": ("<", 2),
     "less_equal": ("<=", 2),
     "greater": (">", 2),
@@ -153,7 +151,7 @@ class Writer:
             upstream = operand("grad_output", self.arrays["grad_output"])
             grad_output = times(grad_output, upstream)
         operands = [operand(n, spec.formula.operands[n]) for n in spec.needs_grad]
-        found = gradients(graph.value, operands, grad_output, names)
+        found = slopes(graph, operands, grad_output, names)
         results = {f"grad_{n}": lower(x) for n, x in zip(spec.needs_grad, found, strict=True)}
         self.outputs = list(results)
         value = lower(graph.value) if spec.value else None
@@ -210,13 +208,18 @@ class Writer:
                 return self.loaded(x.data[0], x.data[1], "c")
             case "gather":
                 name, kind = x.args[0].data
-                return self.loaded(name, kind, self.text(x.args[1], ATOM))
+                return self.loaded(name, kind, self.place(x.args[1]))
             case "negative":
                 return self._enclosed(f"-{self.text(x.args[0], ATOM - 1)}", ATOM - 1, priority)
-            case "logical_not":
-                return f"logical_not({self.text(x.args[0])})"
+            case "logical_and" | "logical_or":
+                # In Python they bind more strongly than comparisons.
+                sign = "&" if x.op == "logical_and" else "|"
+                text = f" {sign} ".join(self.text(a, ATOM) for a in x.args)
+                return self._enclosed(text, INFIX["add"][1] - 1, priority)
             case "absolute":
                 return f"abs({self.text(x.args[0])})"
+        if is_at_label(x):
+            return self._enclosed(f"c == {self.place(label_of(x))}", INFIX["equal"][1], priority)
         if x.op in INFIX:
             sign, own = INFIX[x.op]
             first, second = x.args
@@ -225,6 +228,10 @@ class Writer:
             text = f"{self.text(first, left)} {sign} {self.text(second, own + 1)}"
             return self._enclosed(text, own, priority)
         return f"{x.op}({', '.join(map(self.text, x.args))})"
+
+    def place(self, label: Node) -> str:
+        """Write the column that a label names."""
+        return str(int(label.data)) if label.op == "number" else self.text(label, ATOM)
 
     def _number(self, value: float, priority: int) -> str:
         if value != value or value - value != 0:
@@ -292,7 +299,7 @@ class Writer:
                         self._body(stores, folds)
         self.names.update((fold.node, fold.name) for fold in folds)
         for name, label, x in walk.at_labels:
-            place = self.text(label, ATOM)
+            place = self.place(label)
             text = self.at_label(name, x)
             self.per_row([self.stored(self.element(name, "element", place), text)], [label])
 

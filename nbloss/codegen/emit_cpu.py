@@ -50,7 +50,10 @@ class Rows(Writer):
         if spec.value == "each":
             self("all_values = pointer(call.values, stored)")
         if spec.value == "sum":
-            self("result = float64(0.0)")
+            by_row = formula.rowwise
+            self(
+                "result = float64(0.0)" if by_row else "partials = pointer(call.partials, float64)"
+            )
 
     def _used_parameters(self) -> set[str]:
         made = self.schedule
@@ -173,13 +176,15 @@ class Rows(Writer):
         return ["for c in range(columns):"]
 
     def finish(self, value: Node) -> None:
-        if self.spec.value == "sum":
+        if self.spec.value == "each":
+            self(self.stored("values[0]", self.text(value)))
+        elif self.spec.formula.rowwise:
             self(f"result += {self.text(value)}")
         else:
-            self(self.stored("values[0]", self.text(value)))
+            self(f"partials[segment] = {self.text(value)}")
 
     def ending(self) -> None:
-        if self.spec.value == "sum":
+        if self.spec.value == "sum" and self.spec.formula.rowwise:
             self("pointer(call.partials, float64)[chunk] = result")
 
 

@@ -174,12 +174,17 @@ def _where(b: ir.IRBuilder, condition: Any, x: Any, y: Any) -> Any:
     return b.select(_condition(b, condition), x, y)
 
 
-def _sign(b: ir.IRBuilder, x: Any) -> Any:
+def _sign(b: ir.IRBuilder, x: Any, otherwise: Any = None) -> Any:
     zero, one = (ir.Constant(x.type, value) for value in (0.0, 1.0))
     name = f"llvm.copysign.{'f32' if isinstance(x.type, ir.FloatType) else 'f64'}"
     copysign = cgutils.get_or_insert_function(b.module, ir.FunctionType(x.type, [x.type] * 2), name)
     # What is neither above nor below zero is a zero or a NaN, and its own sign.
-    return b.select(b.fcmp_ordered("!=", x, zero), b.call(copysign, [one, x]), x)
+    otherwise = x if otherwise is None else otherwise
+    return b.select(b.fcmp_ordered("!=", x, zero), b.call(copysign, [one, x]), otherwise)
+
+
+def _direction(b: ir.IRBuilder, x: Any) -> Any:
+    return _sign(b, x, ir.Constant(x.type, 0.0))
 
 
 _where_instruction = _instruction("where", _where)
@@ -202,7 +207,8 @@ INSTRUCTIONS = {
     "smaller": _instruction("smaller", lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y)),
     "maximum": _instruction("maximum", _maximum),
     "minimum": _instruction("minimum", _minimum),
-    "sign": _instruction("sign", _sign),
+    "sign": _instruction("sign", lambda b, x: _sign(b, x)),
+    "direction": _instruction("direction", _direction),
     "offset": _offset,
     "clear": _clear,
     "pointer": memory.pointer,
@@ -225,6 +231,7 @@ INTERPRETED = {
     "maximum": np.maximum,
     "minimum": np.minimum,
     "sign": np.sign,
+    "direction": lambda x: np.sign(x) if x == x else 0.0,
     "offset": _interpreted_offset,
     "clear": getattr(_clear, "py_func", _clear),
     "pointer": Pointer,

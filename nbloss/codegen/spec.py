@@ -86,18 +86,18 @@ class Spec:
         """Say how an operand steps along the row: 1, 0, or -1 for a step that the call says."""
         return dict(self.steps).get(name, 1)
 
-    def block(self, chunks: int, values: dict[str, Any]) -> tuple[Any, ...]:
+    def block(self, groups: int, per_group: int, values: dict[str, Any]) -> tuple[Any, ...]:
         """Lay the integers of a call out, from their values by name.
 
         Parameters
         ----------
-        chunks : int
-            How many chunks there are, each of which leaves a sum for the combiner.
+        groups, per_group : int
+            How many sums there are, and how many partials each has: what the combiner reads.
         values : dict of str to int or At
             Those that this kernel has no field for are left out.
         """
         fields = {name: place for name, place in self.fields.items() if name != "partials"}
-        block = [values["values"], 1, chunks] + [0] * (len(fields) - 1)
+        block = [0, groups, per_group] + [0] * (len(fields) - 1)
         for name, place in fields.items():
             block[place] = values[name]
         return tuple(block)

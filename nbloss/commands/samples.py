@@ -33,7 +33,7 @@ def sample(definition: Definition, rows: int, columns: int) -> Sample:
         for row in labels:
             row[:few] = rng.permutation(columns)[:few]
         return Sample([numbers(), labels], (0,))
-    if definition.pattern == "triplets":
+    if definition.of_distances:
         return Sample([numbers() for _ in range(3)], (0, 1, 2))
     operands = [
         rng.choice(TARGETS[definition.name], (rows, columns))

@@ -1,19 +1,19 @@
 """What a distance is, and the decorator by which users bring their own."""
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from nbloss.engine.finite_differences import STEP, agree
-
-REDUCTIONS = ("sum", "max", "min")
-
+from nbloss.formula import derive, expression, trace
+from nbloss.formula.expression import REDUCTIONS, FormulaError, Node
+from nbloss.formula.trace import Formula
 
 # The distances that there are, by what stands for them in a graph that can be stored.
 NAMED: "WeakValueDictionary[str, Distance]" = WeakValueDictionary()
@@ -21,48 +21,40 @@ NAMED: "WeakValueDictionary[str, Distance]" = WeakValueDictionary()
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """A distance between two rows, in pieces that the engine can fuse.
+    """A distance between two rows, which the triplet losses compile in.
 
     Attributes
     ----------
-    formula : function
-        ``formula(x, y, *parameters)``: what one coordinate adds, as ``(term, d_x, d_y)``, or a
-        tuple of such triples if several sums are needed.
-    finish : function or None
-        ``finish(*sums, *parameters)``: the distance and its derivative by each sum.
-    reduce : {"sum", "max", "min"}
-        How the terms of the coordinates come together.
-    sums : int
-        How many sums there are.
-    parameters : mapping
-        Numbers that both functions take, by name.
+    formula : Formula
+        The distance of two rows.
+    parameters : mapping of str to float
+        Numbers that the formula takes, by name.
     key : str
         Names the distance among all others.
     """
 
-    formula: Callable
-    finish: Callable | None
-    reduce: str
-    sums: int
+    formula: Formula
     parameters: Mapping[str, float]
     key: str = ""
 
     def __post_init__(self) -> None:
         numbers = " ".join(f"{k}={v!r}" for k, v in self.parameters.items())
-        key = f"{self.formula.__module__} {self.formula.__qualname__} {numbers}"
-        while (known := NAMED.get(key)) is not None and known.pieces != self.pieces:
+        function = self.formula.function
+        key = f"{function.__module__} {function.__qualname__} {numbers}"
+        while (known := NAMED.get(key)) is not None and known.formula is not self.formula:
             key += "'"  # another one of the same name
         object.__setattr__(self, "key", key)
         NAMED[key] = self
 
     @property
-    def pieces(self) -> tuple:
-        """What makes it another distance, beside its parameters."""
-        return self.formula, self.finish, self.reduce
+    def name(self) -> str:
+        return self.formula.name
 
     @property
-    def name(self) -> str:
-        return self.formula.__name__
+    def extremes(self) -> list[str]:
+        """What the distance takes of the coordinates that there is not of none."""
+        every = expression.ancestors(self.formula.graph().value)
+        return [x.op for x in every if x.op in ("max", "min")]
 
     def with_parameters(self, **parameters: float) -> "Distance":
         """Give the same distance with other numbers for its parameters."""
@@ -76,22 +68,37 @@ class Distance:
         return replace(self, parameters=MappingProxyType(merged))
 
     def __call__(self, x: Any, y: Any) -> Any:
-        """Distances between rows of NumPy arrays, over the last axis; they broadcast.
+        """Measure the distances between rows, over the last axis; they broadcast.
 
-        The definition is evaluated as it stands. It must be written with the words of
-        ``nbloss.primitives``, which work on whole arrays.
+        Parameters
+        ----------
+        x, y : array or tensor, shape (..., D)
+            Tensors give a tensor that autograd and the transforms of torch can differentiate.
+
+        Returns
+        -------
+        array or tensor, shape (...)
         """
+        if isinstance(x, Node) or isinstance(y, Node):
+            numbers = {name: expression.parameter(name) for name in self.parameters}
+            return self.formula.function(x, y, **numbers)
+        if hasattr(type(x), "__torch_function__") or hasattr(type(y), "__torch_function__"):
+            from nbloss.bridge.composite import measured
+
+            return measured(self, x, y)
+        from nbloss.formula.evaluate import evaluate
+
         x, y = np.asarray(x), np.asarray(y)
-        terms = triples(self.formula(x, y, *self.parameters.values()))
-        with np.errstate(all="ignore"):
-            totals = [getattr(np, self.reduce)(term[0], axis=-1) for term in terms]
-            if self.finish is None:
-                return totals[0]
-            return self.finish(*totals, *self.parameters.values())[0]
+        dtype = np.result_type(x, y, *(() if "f" in (x.dtype.kind, y.dtype.kind) else (float,)))
+        x, y = np.broadcast_arrays(x.astype(dtype), y.astype(dtype))
+        operands = dict(zip(self.formula.operands, (x, y), strict=True))
+        value = self.formula.graph().value
+        (found,) = evaluate([value], operands, self.parameters, x.shape[-1])
+        return np.broadcast_to(found, (*x.shape[:-1], 1))[..., 0]
 
     def __reduce__(self) -> tuple:
         # The formula's name stands for this object, so that pickle would not find the formula.
-        return _recall, (self.formula.__module__, self.name, dict(self.parameters))
+        return _recall, (self.formula.function.__module__, self.name, dict(self.parameters))
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{k}={v:g}" for k, v in self.parameters.items())
@@ -117,128 +124,96 @@ def recall(key: str) -> Distance:
     return found
 
 
-def triples(terms: tuple) -> tuple:
-    """Wrap what a formula with one sum returns, so that all look alike."""
-    return terms if isinstance(terms[0], tuple) else (terms,)
-
-
-@overload
-def distance(
-    formula: Callable, *, finish: Callable | None = None, reduce: str = "sum"
-) -> Distance: ...
-@overload
-def distance(
-    formula: None = None, *, finish: Callable | None = None, reduce: str = "sum"
-) -> Callable[[Callable], Distance]: ...
-def distance(
-    formula: Callable | None = None,
-    *,
-    finish: Callable | None = None,
-    reduce: str = "sum",
-) -> Any:
-    """Make a distance of one's own, which the triplet loss fuses like those that it ships.
+def distance(function: Callable | None = None, **arguments: Any) -> Any:
+    """Make a distance of one's own, which the triplet losses compile in like those that there are.
 
     Parameters
     ----------
-    formula : function
-        ``formula(x, y, *parameters)`` on two coordinates, in plain Python that Numba compiles.
-        It returns ``(term, derivative by x, derivative by y)``, or a tuple of such triples if the
-        distance needs several sums. Arguments with a default are parameters (numbers).
-    finish : function, optional
-        ``finish(*sums, *parameters)`` returns the distance and its derivative by each sum; by
-        default the distance is the sum.
-    reduce : {"sum", "max", "min"}, optional
-        How the terms of the coordinates come together. With "max" and "min" coordinates that tie
-        share the gradient.
+    function : function
+        Gives the distance of two rows: a formula of the value alone, with arithmetic, the
+        functions of :mod:`nbloss.primitives` and NumPy's. Arguments with a default are parameters
+        (numbers).
 
     Returns
     -------
     Distance
-        To be passed as ``distance_function``.
+        To be passed as ``distance_function``, and to be called on rows of arrays or tensors.
 
     Raises
     ------
-    ValueError
-        If the derivatives disagree with finite differences of the values, or if the functions do
-        not return as many numbers as they should.
+    FormulaError
+        If the formula does what the compiler can't follow.
 
     Examples
     --------
     >>> import nbloss
-    >>> from nbloss.primitives import absolute, sign
+    >>> from nbloss.primitives import absolute, sum
     >>> @nbloss.distance
     ... def weighted_manhattan(x, y, scale=2.0):
-    ...     z = x - y
-    ...     return scale * absolute(z), scale * sign(z), -scale * sign(z)
+    ...     return scale * sum(absolute(x - y))
     >>> float(weighted_manhattan([0.0, 1.0], [1.0, 3.0]))
     6.0
     """
-    if formula is None:
-        return lambda function: distance(function, finish=finish, reduce=reduce)
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"reduce must be one of {REDUCTIONS}, got {reduce!r}")
-    arguments = list(inspect.signature(formula).parameters.values())
-    parameters = {a.name: float(a.default) for a in arguments if a.default is not a.empty}
-    if len(arguments) - len(parameters) != 2:
-        raise ValueError(
-            f"distance {formula.__name__} must take two coordinates, and parameters with defaults; "
-            f"it takes {inspect.signature(formula)}"
+    if arguments:
+        raise FormulaError(
+            f"distance() takes a formula alone, got {', '.join(arguments)}: the formula states how "
+            "the coordinates come together, as in sqrt(sum((x - y) ** 2)) or max(absolute(x - y))"
         )
-    sums = _check(formula, finish, reduce, tuple(parameters.values()))
-    return Distance(formula, finish, reduce, sums, MappingProxyType(parameters))
+    if function is None:
+        return distance
+    given = inspect.signature(function).parameters.values()
+    if sum(a.default is a.empty for a in given) != 2:
+        raise FormulaError(
+            f"distance {function.__name__} must take two rows, and parameters with defaults; "
+            f"it takes {inspect.signature(function)}"
+        )
+    formula = trace.formula(function, True)
+    # Where others have options, a distance has parameters: `p=2` is a number.
+    parameters = {n: float(x) for n, x in {**formula.parameters, **formula.options}.items()}
+    formula = replace(formula, parameters=parameters, options={})
+    formula.graph()  # mistakes are told now
+    return Distance(formula, MappingProxyType(parameters))
 
 
-# Pairs of coordinates to check derivatives at: both signs, near and far, no ties.
-_POINTS = ((0.3, 1.7), (1.9, 0.4), (-0.7, 0.6), (0.8, -1.1), (-2.3, -0.2), (-0.5, -1.6))
+@functools.cache
+def terms(formula: Formula) -> tuple[str, Callable, Callable | None, int]:
+    """Take a distance apart, for kernels that walk over the coordinates themselves.
 
+    Returns
+    -------
+    tuple
+        How the terms of the coordinates come together ("sum", "max" or "min"). A function of two
+        coordinates and the parameters that gives ``(term, derivative by x, derivative by y)``, or a
+        tuple of such triples if there are several sums. A function of the sums and the parameters
+        that gives the distance and its derivative by each sum; None if the distance is the sum.
+        The number of sums.
 
-def _check(
-    formula: Callable, finish: Callable | None, reduce: str, parameters: tuple[float, ...]
-) -> int:
-    """Compare all derivatives with central differences; give the number of sums."""
-    name = formula.__name__
+    Raises
+    ------
+    NotImplementedError
+        If the distance is of another form.
+    """
+    from nbloss.codegen import emit_scalar  # and Numba with it
 
-    def terms(x: float, y: float) -> tuple:
-        result = formula(x, y, *parameters)
-        if not isinstance(result, tuple) or any(len(t) != 3 for t in triples(result)):
-            raise ValueError(
-                f"distance {name} must return (term, derivative by x, derivative by y), "
-                f"or a tuple of such triples; at x={x}, y={y} it returned {result!r}"
-            )
-        return triples(result)
-
-    count = len(terms(*_POINTS[0]))
-    if count > 1 and (finish is None or reduce != "sum"):
-        raise ValueError(f"distance {name} has {count} sums: it needs finish=, and reduce='sum'")
-    for x, y in _POINTS:
-        given = terms(x, y)
-        right, left = terms(x + STEP, y), terms(x - STEP, y)
-        above, below = terms(x, y + STEP), terms(x, y - STEP)
-        for k in range(count):
-            place = f"x={x}, y={y}" + (f" (sum {k})" if count > 1 else "")
-            agree(f"distance {name}", "x", place, given[k][1], right[k][0] - left[k][0])
-            agree(f"distance {name}", "y", place, given[k][2], above[k][0] - below[k][0])
-    if finish is not None:
-        rows = np.array(_POINTS)
-        per_point = [[t[0] for t in terms(x, y)] for x, y in rows]
-        totals = [float(getattr(np, reduce)(column)) for column in zip(*per_point, strict=True)]
-        given = finish(*totals, *parameters)
-        if not isinstance(given, tuple) or len(given) != count + 1:
-            raise ValueError(
-                f"finish of distance {name} must return the distance and its derivative by each "
-                f"of the {count} sums; it returned {given!r}"
-            )
-        for k in range(count):
-            ends = []
-            for sign in (1, -1):
-                moved = list(totals)
-                moved[k] += sign * STEP
-                ends.append(finish(*moved, *parameters)[0])
-            agree(
-                f"distance {name}",
-                f"sum {k} in finish",
-                f"sums={totals}",
-                given[1 + k],
-                ends[0] - ends[1],
-            )
-    return count
+    graph = formula.graph()
+    every = expression.ancestors(graph.value)
+    sums = [x for x in every if x.op in REDUCTIONS]
+    nested = any(y in set(sums) for x in sums for y in expression.ancestors(*x.args))
+    along_row = any(x.op in ("width", "column", *expression.ROW_COMPOSITES) for x in every)
+    kinds = {x.op for x in sums}
+    if nested or along_row or len(kinds) != 1 or (len(sums) > 1 and kinds != {"sum"}):
+        raise NotImplementedError(
+            f"distance {formula.name} takes more than one walk along a row, for which there is no "
+            "CUDA kernel yet"
+        )
+    numbers = {expression.parameter(name): name for name in formula.parameters}
+    x, y = (expression.operand(name) for name in formula.operands)
+    of_coordinates = [[s.args[0], *derive.gradients(s.args[0], [x, y], derive.ONE)] for s in sums]
+    names = {x: "x", y: "y", **numbers}
+    term = emit_scalar.function(formula.name, names, *of_coordinates, titles=graph.names)
+    finish = None
+    if graph.value is not sums[0]:
+        names = {**{s: f"sum_{k}" for k, s in enumerate(sums)}, **numbers}
+        by_sums = derive.gradients(graph.value, sums, derive.ONE)
+        finish = emit_scalar.function(f"{formula.name}_of_sums", names, [graph.value, *by_sums])
+    return kinds.pop(), term, finish, len(sums)

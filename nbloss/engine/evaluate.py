@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nbloss.engine import driver
 from nbloss.engine.buffers import LARGE
 from nbloss.engine.launch import NO_MEMORY, NOTHING_BAD, Launch, Request
-from nbloss.engine.patterns import classes, common, pairs, pointwise, triplets
+from nbloss.engine.patterns import classes, pairs, pointwise, rows
 from nbloss.engine.problem import Problem, present
 from nbloss.engine.registry import Definition
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     AnyLaunch = Launch  # the other is imported where there is a device
 
-PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
+PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": rows}
 
 
 def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, list]:
@@ -88,7 +88,7 @@ def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) 
     `grad_output` is a number, or an array that broadcasts to the gradients; on a device it is a
     number.
     """
-    keeps_zeros = common.keeps_zeros(definition)
+    keeps_zeros = definition.keeps_zeros
     if xp.device(grad_output) is not None:
         from nbloss.engine.cuda.scaling import scale
 

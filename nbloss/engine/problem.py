@@ -1,12 +1,15 @@
 """One call of a loss, ready for the engine."""
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nbloss.engine.distance import Distance
 from nbloss.engine.registry import Definition
+from nbloss.formula import expression
+from nbloss.formula.trace import Formula
 
 
 @dataclass(slots=True)
@@ -75,7 +78,28 @@ class TripletOptions(NamedTuple):
     # How many columns count for the distances from anchor to positive, from anchor to negative, and
     # from positive to negative. Fewer than there are where a single column was broadcast.
     columns: tuple[int, int, int]
-    nearer: Callable  # the smaller of two distances, and its derivatives
+
+    def formula(self, loss: Formula) -> tuple[Formula, dict[str, Any]]:
+        """Give the formula of a loss with this distance, and its options."""
+        options = {
+            "distance": on_parameters(self.distance.formula),
+            "swap": self.swap,
+            "single": tuple(count == 1 for count in self.columns),
+        }
+        return with_distance(loss, self.distance.formula), options
+
+
+@functools.cache
+def on_parameters(distance: Formula) -> Callable:
+    """Give a distance of two rows whose parameters are those of the kernel."""
+    numbers = {name: expression.parameter(name) for name in distance.parameters}
+    return functools.partial(distance.function, **numbers)
+
+
+@functools.cache
+def with_distance(loss: Formula, distance: Formula) -> Formula:
+    """Give a loss's formula the parameters of a distance as well."""
+    return replace(loss, parameters={**loss.parameters, **distance.parameters})
 
 
 def class_dimensions(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -4,13 +4,14 @@ The decorators here turn a plain formula into a :class:`Definition`. The pattern
 formula is a formula of: one element, one class of a row, one pair, one coordinate of a distance.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from nbloss.engine import finite_differences
+from nbloss.formula import derive, expression, trace
 from nbloss.formula.trace import Formula
 
 LOSSES: dict[str, "Definition"] = {}
@@ -51,6 +52,12 @@ class Definition:
     row_formulas : tuple of Formula
         The formulas of a row's value, from which the CPU's kernels are made: for a label, and for
         probabilities.
+    symbolic : Formula or None
+        The formula for the compiler.
+    optional : tuple of str
+        Operands of the formula that may be left out, and are 1 then.
+    of_distances : Definition or None
+        Of a loss of distances: the same of distances that have been measured.
     """
 
     name: str
@@ -65,6 +72,37 @@ class Definition:
     saves_operands: bool = True
     sparse_gradient: bool = False
     row_formulas: tuple[Formula, ...] = ()
+    symbolic: Formula | None = None
+    optional: tuple[str, ...] = ()
+    of_distances: "Definition | None" = None
+
+    @functools.cached_property
+    def stated(self) -> Callable[..., tuple]:
+        """The value and the derivatives of an element, as a function of numbers."""
+        if self.symbolic is None:
+            return self.formula
+        from nbloss.codegen import emit_scalar  # and Numba with it
+
+        absent = {n: 1.0 for n in self.symbolic.operands if n not in self.operands}
+        graph = self.symbolic.graph(**absent)
+        names = dict(graph.names)
+        operands = [expression.operand(name) for name in self.differentiable]
+        slopes = derive.slopes(graph, operands, derive.ONE, names)
+        arguments = {expression.operand(name): name for name in self.operands}
+        arguments |= {expression.parameter(name): name for name in self.parameters}
+        return emit_scalar.function(self.name, arguments, [graph.value, *slopes], titles=names)
+
+    @functools.cached_property
+    def keeps_zeros(self) -> bool:
+        """Whether a derivative of 0 says that something takes no part in the loss.
+
+        It may be another class than the target's, an ignored row, or a margin that is kept. The
+        gradient is 0 then, in torch as well, though `grad_output` be infinite or NaN.
+        """
+        if self.symbolic is None:
+            return self.pattern == "classes" or "at_kink" in self.parameters
+        graph = self.symbolic.graph()
+        return any(x.op == "clamp_min" for x in expression.ancestors(graph.value))
 
     def __call__(self, *arguments: Any) -> Any:
         """Evaluate the formula as it stands, on Python numbers or NumPy arrays."""
@@ -74,41 +112,27 @@ class Definition:
         return f"<{self.pattern} definition {self.name}>"
 
 
-def define(
-    pattern: str,
-    formula: Callable,
-    differentiable: str | tuple[str, ...],
-    module: str | None = None,
-    **more: Any,
-) -> Definition:
-    """Make a definition, check it, and list it among the losses."""
-    if isinstance(differentiable, str):
-        differentiable = (differentiable,)
+def define(pattern: str, formula: Callable, module: str | None = None, **more: Any) -> Definition:
+    """Make a definition, and list it among the losses."""
     arguments = inspect.signature(formula).parameters.values()
-    definition = Definition(
-        name=formula.__name__,
-        formula=formula,
-        pattern=pattern,
-        operands=formula_operands(formula),
-        parameters=MappingProxyType(
+    operands = formula_operands(formula)
+    fields = {
+        "operands": operands,
+        "parameters": MappingProxyType(
             {a.name: float(a.default) for a in arguments if a.default is not a.empty}
         ),
-        differentiable=tuple(differentiable),
-        module=module or "".join(word.capitalize() for word in formula.__name__.split("_")),
+        "differentiable": operands,
         **more,
+    }
+    return listed(
+        Definition(
+            name=formula.__name__,
+            formula=formula,
+            pattern=pattern,
+            module=module or camel_case(formula.__name__),
+            **fields,
+        )
     )
-    unknown = set(differentiable) - set(definition.operands)
-    if unknown:
-        raise ValueError(
-            f"{definition.name}: differentiable names {sorted(unknown)}, "
-            f"which are not among the operands {definition.operands}"
-        )
-    if pattern == "pointwise":
-        parameters = tuple(definition.parameters.values())
-        finite_differences.check(
-            definition.name, formula, definition.operands, parameters, definition.differentiable
-        )
-    return listed(definition)
 
 
 def listed(definition: Definition) -> Definition:
@@ -140,21 +164,28 @@ def variant(definition: Definition, name: str, module: str) -> Definition:
 
 
 def pointwise(
+    function: Callable | None = None,
     *,
-    differentiable: str | tuple[str, ...],
     module: str | None = None,
+    derivatives: Mapping[str, Callable] | None = None,
+    optional: tuple[str, ...] = (),
     mean_over_classes: bool = False,
     saves_operands: bool = True,
-) -> Callable[[Callable], Definition]:
+) -> Any:
     """Define a loss by the formula of one element.
 
     Parameters
     ----------
-    differentiable : str or tuple of str
-        The operands that have a derivative. The formula returns the value followed by the
-        derivative with respect to each of them, in this order.
+    function : function
+        Gives the value. Its arguments without a default are the operands, those with a float as
+        default the parameters.
     module : str, optional
         Name of the class in ``nbloss.nn``; by default the formula's name in CamelCase.
+    derivatives : mapping of str to function, optional
+        Derivatives that deliberately are not those of the value, by operand; functions of the same
+        arguments.
+    optional : tuple of str, optional
+        Operands that may be left out, and are 1 then: weights.
     mean_over_classes : bool, optional
         Take the mean over the last dimension first, so that ``reduction="none"`` gives a value a
         sample.
@@ -163,18 +194,68 @@ def pointwise(
 
     Raises
     ------
+    FormulaError
+        If the formula does what the compiler can't follow.
     ValueError
-        If the formula returns another number of values; if a derivative disagrees with finite
-        differences of the value; if the name is that of a loss of nbloss; or if ``differentiable``
-        names what is no operand.
+        If the name is that of a loss of nbloss.
     """
-    return lambda formula: define(
+    if function is None:
+        return functools.partial(
+            pointwise,
+            module=module,
+            derivatives=derivatives,
+            optional=optional,
+            mean_over_classes=mean_over_classes,
+            saves_operands=saves_operands,
+        )
+    return listed(
+        element(
+            function,
+            derivatives,
+            module=module or camel_case(function.__name__),
+            optional=optional,
+            mean_over_classes=mean_over_classes,
+            saves_operands=saves_operands,
+        )
+    )
+
+
+def element(
+    function: Callable,
+    derivatives: Mapping[str, Callable] | None = None,
+    module: str = "",
+    optional: tuple[str, ...] = (),
+    **more: Any,
+) -> Definition:
+    """Make the definition of a loss of elements; see :func:`pointwise`."""
+    symbolic = trace.formula(function, False, derivatives)
+    operands = tuple(name for name in symbolic.operands if name not in optional)
+    return Definition(
+        function.__name__,
+        function,
         "pointwise",
-        formula,
-        differentiable,
+        operands,
+        symbolic.parameters,
+        with_derivative(symbolic, operands),
         module,
-        mean_over_classes=mean_over_classes,
-        saves_operands=saves_operands,
+        symbolic=symbolic,
+        optional=optional,
+        **more,
+    )
+
+
+def camel_case(name: str) -> str:
+    """Give the name of a module of a loss."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def with_derivative(symbolic: Formula, operands: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the operands that the value has a derivative with respect to."""
+    graph = symbolic.graph()
+    nodes = [expression.operand(name, symbolic.operands[name]) for name in operands]
+    found = derive.slopes(graph, nodes, derive.ONE)
+    return tuple(
+        name for name, x in zip(operands, found, strict=True) if not expression.is_number(x, 0)
     )
 
 
@@ -189,8 +270,8 @@ def picked(
     return lambda formula: define(
         "classes",
         formula,
-        formula_operands(formula)[:1],
         module,
+        differentiable=formula_operands(formula)[:1],
         sparse_gradient=True,
         row_formulas=row_formulas,
     )
@@ -208,8 +289,8 @@ def normalized(
     return lambda formula: define(
         "classes",
         formula,
-        formula_operands(formula)[:1],
         module,
+        differentiable=formula_operands(formula)[:1],
         saves_operands=False,
         row_formulas=row_formulas,
     )
@@ -231,17 +312,45 @@ def pairwise(
         Says that the formula is ``maximum(hinge(labelled) + other, 0)``, and that ``hinge`` falls
         as fast as its argument rises. The sum over all pairs then needs but the labels in order.
     """
-    return lambda formula: define("pairs", formula, formula_operands(formula), module, hinge=hinge)
+    return lambda function: listed(
+        replace(
+            element(function, module=module or camel_case(function.__name__)),
+            pattern="pairs",
+            hinge=hinge,
+        )
+    )
 
 
-def triplet(*, module: str | None = None) -> Callable[[Callable], Definition]:
+def triplet(*, of_distances: Callable, module: str | None = None) -> Callable[..., Definition]:
     """Define a loss of two distances from an anchor, to a positive and to a negative example.
 
-    The formula takes the two distances and returns the value and the derivative by each.
+    Parameters
+    ----------
+    of_distances : function
+        The formula of the same loss, of two distances that have been measured.
+    module : str, optional
+        Name of the class in ``nbloss.nn``; by default the formula's name in CamelCase.
     """
-    return lambda formula: define(
-        "triplets", formula, formula_operands(formula), module, saves_operands=False
-    )
+
+    def decorated(function: Callable) -> Definition:
+        symbolic = trace.formula(function, True)
+        measured = replace(element(of_distances), name=function.__name__)
+        return listed(
+            Definition(
+                function.__name__,
+                function,
+                "rows",
+                tuple(symbolic.operands),
+                symbolic.parameters,
+                tuple(symbolic.operands),
+                module or camel_case(function.__name__),
+                saves_operands=False,
+                symbolic=symbolic,
+                of_distances=measured,
+            )
+        )
+
+    return decorated
 
 
 def formula_operands(formula: Callable) -> tuple[str, ...]:

@@ -54,3 +54,23 @@ def sqrt(x):
 
 def power(x, y):
     return x**y
+
+
+def expm1(x):
+    return library.expm1(x)
+
+
+def tanh(x):
+    return library.tanh(x)
+
+
+def logical_and(x, y):
+    return x and y
+
+
+def logical_or(x, y):
+    return x or y
+
+
+def logical_not(x):
+    return not x

@@ -20,6 +20,7 @@ from nbloss.formula.expression import (
     node,
     number,
 )
+from nbloss.formula.trace import Graph
 
 ZERO, ONE = number(0.0), number(1.0)
 COLUMN_NUMBER, WIDTH = node("column"), node("width")
@@ -73,6 +74,21 @@ def gradients(
             if x in adjoints and adjoints[x].op not in ("number", "parameter", "operand"):
                 names.setdefault(adjoints[x], f"grad_{name}")
     return [adjoints.get(x, ZERO) for x in operands]
+
+
+def slopes(
+    graph: Graph, operands: list[Node], grad_output: Node, names: dict[Node, str] | None = None
+) -> list[Node]:
+    """Differentiate a formula's value; derivatives that the formula states are taken as they are.
+
+    Parameters and results are those of :func:`gradients`, for a graph in the place of its value.
+    """
+    found = gradients(graph.value, operands, grad_output, names)
+    for k, x in enumerate(operands):
+        stated = graph.slopes.get(x.data[0])
+        if stated is not None:
+            found[k] = times(grad_output, stated)
+    return found
 
 
 def _depends(x: Node, active: set[Node]) -> bool:
@@ -202,7 +218,7 @@ def at_label(x: Node, label: Node) -> Node:
     if x.op == "operand" or x.op in ROW_COMPOSITES:
         return gather(x, label)
     args = tuple(at_label(a, label) for a in x.args)
-    if x.op in ("sigmoid", "softplus", "clamp_min", "masked"):
+    if x.op in ("sigmoid", "softplus", "clamp_min", "detach", "masked") or x.data is not None:
         return node(x.op, *args, data=x.data)
     if x.op == "equal" and args[0] is args[1]:
         return number(True)
@@ -233,8 +249,10 @@ def _clamp_min(x: Node, adjoint: Node, operand: Node, low: Node) -> tuple:
 
 
 def _power(x: Node, adjoint: Node, base: Node, exponent: Node) -> tuple:
-    slope = times(adjoint, exponent, apply("power", base, exponent - 1.0))
-    by_base = apply("where", apply("equal", exponent, ZERO), ZERO, slope)
+    by_base = times(adjoint, exponent, apply("power", base, exponent - 1.0))
+    if x.data is not None:
+        at_zero = times(adjoint, number(x.data))
+        by_base = apply("where", apply("equal", base, ZERO), at_zero, by_base)
     by_exponent = apply("where", apply("equal", base, ZERO), ZERO, times(adjoint, x, _log(base)))
     return by_base, by_exponent
 
@@ -276,7 +294,7 @@ RULES: Mapping[str, Rule] = {
     "sqrt": _sqrt,
     "tanh": lambda n, g, x: (times(g, 1.0 - n * n),),
     "power": _power,
-    "absolute": lambda n, g, x: (times(g, apply("sign", x)),),
+    "absolute": lambda n, g, x: (times(g, apply("direction", x)),),
     "maximum": lambda n, g, x, y: (
         _larger_side(x < y, apply("equal", x, y), g),
         _larger_side(y < x, apply("equal", x, y), g),

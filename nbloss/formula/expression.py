@@ -5,11 +5,12 @@ exponential. A node may vary from row to row, from column to column along a row,
 all; the compiler computes a node where it varies, and nowhere else.
 """
 
+import contextlib
 import inspect
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ ELEMENTWISE: dict[str, Callable] = {
         np.logical_and, np.logical_or, np.logical_not,
     )
 }  # fmt: skip
+
+
+def _direction(x: Any) -> Any:
+    """Give 1 above zero, -1 below, and 0 for zero and NaN: torch's derivative of the absolute."""
+    return np.where(x > 0.0, 1.0, np.where(x < 0.0, -1.0, 0.0))
+
+
+ELEMENTWISE["direction"] = _direction
 COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
 CONDITIONS = (*COMPARISONS, "logical_and", "logical_or", "logical_not")
 # The operations that make one number of a row. "shift" is the largest number as well, but a NaN
@@ -36,7 +45,7 @@ REDUCTIONS = ("sum", "max", "min", "shift")
 # Operations that have derivative rules of their own and are taken apart afterwards (see `lower`):
 # along a row, and of single numbers.
 ROW_COMPOSITES = ("logsumexp", "log_softmax", "softmax")
-COMPOSITES = ("sigmoid", "softplus", "clamp_min", *ROW_COMPOSITES)
+COMPOSITES = ("sigmoid", "softplus", "clamp_min", "detach", *ROW_COMPOSITES)
 
 
 class FormulaError(TypeError):
@@ -159,8 +168,13 @@ class Node:
         return apply("logical_not", self)
 
     def __getitem__(self, label: Any) -> "Node":
+        if isinstance(label, int) and not isinstance(label, bool) and label >= 0:
+            return gather(self, number(label))
         if not isinstance(label, Node) or label.op != "operand" or label.data[1] != "index":
-            raise fail("a row is indexed by a label: an operand that is annotated nbloss.Index")
+            raise fail(
+                "a row is indexed by a label, an operand that is annotated nbloss.Index, or by the "
+                "number of a column"
+            )
         return gather(self, label)
 
     # --- NumPy's protocols ------------------------------------------------------------------------
@@ -200,7 +214,7 @@ class Node:
 
     def mean(self) -> "Node":
         """Average along the row."""
-        return reduction("sum", self) / node("width")
+        return reduction("sum", self) / width()
 
     def max(self) -> "Node":
         """Take the largest of the row."""
@@ -320,12 +334,33 @@ def parameter(name: str) -> Node:
     return node("parameter", data=name)
 
 
+_context = threading.local()
+
+
+@contextlib.contextmanager
+def single_column() -> Iterator[None]:
+    """Have formulas that run meanwhile take every number for a row of a single column."""
+    before = getattr(_context, "single", False)
+    _context.single = True
+    try:
+        yield
+    finally:
+        _context.single = before
+
+
 def reduction(op: str, x: Any) -> Node:
     """Give the node of a reduction along the row; of what is the same along it, less."""
     x = as_node(x)
+    if getattr(_context, "single", False):
+        return x
     if COLUMN not in x.varies:
         return x * node("width") if op == "sum" else x
     return node(op, x)
+
+
+def width() -> Node:
+    """Give the node of the number of columns."""
+    return number(1.0) if getattr(_context, "single", False) else node("width")
 
 
 def gather(x: Node, label: Node) -> Node:
@@ -333,15 +368,18 @@ def gather(x: Node, label: Node) -> Node:
     return node("gather", x, label) if COLUMN in x.varies else x
 
 
-def apply(op: str, *args: Any) -> Node:
-    """Give the node of an elementwise operation, or of a simpler one that comes to the same."""
+def apply(op: str, *args: Any, data: Any = None) -> Node:
+    """Give the node of an elementwise operation, or of a simpler one that comes to the same.
+
+    ``data`` says more of the operation's derivative.
+    """
     nodes = tuple(map(as_node, args))
     if all(a.op == "number" for a in nodes):
         with np.errstate(all="ignore"):
             result = ELEMENTWISE[op](*(a.data for a in nodes))
         return number(result.item())
     simpler = _simpler(op, nodes)
-    return node(op, *nodes) if simpler is None else simpler
+    return node(op, *nodes, data=data) if simpler is None else simpler
 
 
 def _simpler(op: str, args: tuple[Node, ...]) -> Node | None:
@@ -377,12 +415,16 @@ def _simpler(op: str, args: tuple[Node, ...]) -> Node | None:
             return apply("absolute", a.args[0])
         case "greater" | "less" if a.op == "negative" and is_number(b, 0):
             return apply("less" if op == "greater" else "greater", a.args[0], b)
-        case "power" if b.op == "number" and b.data in (1.0, 2.0, 3.0, 4.0):
+        case "power" if b.op == "number" and b.data in (2.0, 3.0, 4.0):
             # Products are exact where the powers of the C library are, and vectorise.
             square = a * a
-            return {1.0: a, 2.0: square, 3.0: square * a, 4.0: square * square}[b.data]
-        case "power" if is_number(b, 0.5):
-            return None  # not a square root: of -0.0 and -inf they differ
+            return {2.0: square, 3.0: square * a, 4.0: square * square}[b.data]
+        case "power" if is_number(b, 1):
+            return a
+        case "power" if _is_reciprocal(b) and _is_power_of_size(a, b.args[1]):
+            return a.args[0]
+        case "sqrt" if a.op == "multiply" and a.args[0] is a.args[1]:
+            return apply("absolute", a.args[0])  # which neither overflows nor loses what is small
         case "where" if a.op == "number":
             return args[1] if a.data else b
         case "where" if args[1] is b:
@@ -390,6 +432,14 @@ def _simpler(op: str, args: tuple[Node, ...]) -> Node | None:
         case "logical_not" if a.op == "logical_not":
             return a.args[0]
     return None
+
+
+def _is_reciprocal(x: Node) -> bool:
+    return x.op == "divide" and is_number(x.args[0], 1)
+
+
+def _is_power_of_size(x: Node, exponent: Node) -> bool:
+    return x.op == "power" and x.args[1] is exponent and x.args[0].op == "absolute"
 
 
 def ancestors(*nodes: Node, known: Iterable[Node] = (), along_rows: bool = False) -> list[Node]:

@@ -55,6 +55,8 @@ def _apart(n: Node, args: tuple[Node, ...]) -> Node | None:
             return apply("where", x > 0.0, x, 0.0) + apply("log1p", small)
         case "clamp_min":
             return apply("where", x < args[1], args[1], x)
+        case "detach":
+            return x
         case "gather":
             return pushed_to_operands(*args)
         case "subtract" if n.args[0].op == "logsumexp":

@@ -24,7 +24,6 @@ log = np.log
 log1p = np.log1p
 sqrt = np.sqrt
 tanh = np.tanh
-power = np.power
 
 # The place along the row, and how many there are.
 column = node("column")
@@ -38,7 +37,7 @@ def sum(x: Any) -> Any:
 
 def mean(x: Any) -> Any:
     """Average along the row."""
-    return sum(x) / width if _is_symbolic(x) else np.mean(x, -1, keepdims=True)
+    return x.mean() if _is_symbolic(x) else np.mean(x, -1, keepdims=True)
 
 
 def max(x: Any) -> Any:
@@ -62,7 +61,10 @@ def logsumexp(x: Any) -> Any:
 
 def log_softmax(x: Any) -> Any:
     """Take the logarithm of the softmax, without overflow."""
-    return _along_row("log_softmax", x) if _is_symbolic(x) else x - logsumexp(x)
+    if _is_symbolic(x):
+        return _along_row("log_softmax", x)
+    below = x - np.max(x, -1, keepdims=True)
+    return below - np.log(np.sum(np.exp(below), -1, keepdims=True))
 
 
 def softmax(x: Any) -> Any:
@@ -82,6 +84,26 @@ def softplus(x: Any) -> Any:
     if _is_symbolic(x):
         return node("softplus", x)
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.absolute(x)))
+
+
+def power(x: Any, y: Any, slope_at_zero: float | None = None) -> Any:
+    """Give ``x ** y``.
+
+    Parameters
+    ----------
+    x, y : number
+    slope_at_zero : float, optional
+        The derivative with respect to ``x`` where that is 0; by default the power's own, which is
+        infinite for exponents below 1.
+    """
+    if slope_at_zero is None or not _is_symbolic(x, y):
+        return x**y if _is_symbolic(x, y) else np.power(x, y)
+    return expression.apply("power", x, y, data=float(slope_at_zero))
+
+
+def detach(x: Any) -> Any:
+    """Take a number as it is, without its derivative."""
+    return node("detach", x) if _is_symbolic(x) else x
 
 
 def clamp_min(x: Any, low: Any, at: float = 1.0, below: float = 0.0) -> Any:
@@ -143,6 +165,7 @@ __all__ = [
     "clamp",
     "clamp_min",
     "column",
+    "detach",
     "exp",
     "expm1",
     "hinge",

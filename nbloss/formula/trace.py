@@ -54,11 +54,14 @@ class Graph:
         What a row counts when a mean is taken; None if all count the same.
     names : dict of Node to str
         What the formula calls its results.
+    slopes : mapping of str to Node
+        Derivatives with respect to operands that are stated, and take the place of the value's.
     """
 
     value: Node
     weight: Node | None
     names: Mapping[Node, str]
+    slopes: Mapping[str, Node]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,9 @@ class Formula:
         The arguments with a float as default, which kernels are given.
     options : mapping of str to Any
         The arguments with another default, which are known when a kernel is made.
+    overrides : mapping of str to function
+        Derivatives that are deliberately others than those of the value: of the same arguments, by
+        operand.
     """
 
     function: Callable
@@ -84,6 +90,7 @@ class Formula:
     operands: Mapping[str, str]
     parameters: Mapping[str, float]
     options: Mapping[str, Any]
+    overrides: Mapping[str, Callable]
 
     @property
     def name(self) -> str:
@@ -119,10 +126,15 @@ def _graph(formula: Formula, options: tuple[tuple[str, Any], ...]) -> Graph:
         arguments[name] = number(value) if name in formula.operands else value
     result, names = _watched(formula.function, arguments)
     value, weight = _checked(formula, result)
+    slopes = {}
+    for name, override in formula.overrides.items():
+        slope, more = _watched(override, arguments)
+        slopes[name] = expression.as_node(slope)
+        names.update(more)
     for argument in arguments.values():
         if isinstance(argument, Node):
             names.pop(argument, None)
-    return Graph(value, weight, MappingProxyType(names))
+    return Graph(value, weight, MappingProxyType(names), MappingProxyType(slopes))
 
 
 def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[Node, str]]:
@@ -133,10 +145,11 @@ def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[N
         if event == "return" and frame.f_code is function.__code__:
             names.update((x, n) for n, x in frame.f_locals.items() if isinstance(x, Node))
 
+    taken = inspect.signature(function).parameters
     before = sys.getprofile()
     sys.setprofile(watch)
     try:
-        result = function(**arguments)
+        result = function(**{name: x for name, x in arguments.items() if name in taken})
     except TypeError as error:
         if isinstance(error, expression.FormulaError) or "Node" not in str(error):
             raise
@@ -196,7 +209,9 @@ def _checked(formula: Formula, result: Any) -> tuple[Node, Node | None]:
     return value, weight
 
 
-def formula(function: Callable, rowwise: bool) -> Formula:
+def formula(
+    function: Callable, rowwise: bool, overrides: Mapping[str, Callable] | None = None
+) -> Formula:
     """Read off a function's signature what its arguments are."""
     arguments = inspect.signature(function).parameters.values()
     operands, parameters, options = {}, {}, {}
@@ -214,6 +229,7 @@ def formula(function: Callable, rowwise: bool) -> Formula:
         MappingProxyType(operands),
         MappingProxyType(parameters),
         MappingProxyType(options),
+        MappingProxyType(dict(overrides or {})),
     )
 
 

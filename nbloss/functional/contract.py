@@ -3,10 +3,7 @@
 A check that fails raises :class:`~nbloss.bridge.refusal.Unserved`.
 """
 
-import functools
-import importlib.metadata
 import operator
-import re
 import warnings
 from typing import Any
 
@@ -15,19 +12,6 @@ import numpy as np
 from nbloss.bridge.refusal import refuse
 
 REDUCTIONS = ("none", "mean", "sum")
-
-
-@functools.cache
-def at_kink() -> float:
-    """Give the slope of ``max(0, x)`` at 0: the installed torch's, which was 1 before torch 2.14.
-
-    It does not import torch, so that a loss of arrays is the same whether or not that happened.
-    """
-    try:
-        release = re.findall(r"\d+", importlib.metadata.version("torch"))
-    except importlib.metadata.PackageNotFoundError:
-        return 0.0
-    return 1.0 if tuple(map(int, release[:2])) < (2, 14) else 0.0
 
 
 def reduction(

@@ -85,6 +85,6 @@ def margin_ranking_loss(
         definitions.margin_ranking_loss,
         xp.expand(operands, shape),
         ("input1", "input2", "target"),
-        (margin, contract.at_kink()),
+        (margin,),
         contract.reduction(reduction, size_average, reduce),
     )

@@ -1,7 +1,6 @@
 """Losses of an anchor, a positive example like it and a negative example unlike it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from nbloss.bridge.refusal import refuse
@@ -10,11 +9,11 @@ from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.functional import contract
 from nbloss.functional.face import face
 from nbloss.losses import triplet as definitions
-from nbloss.losses.distances import lp, minkowski, of_one_coordinate
+from nbloss.losses.distances import lp, minkowski
 
 NAMES = ("anchor", "positive", "negative")
-# The same hinge on distances that somebody else has measured.
-HINGE = replace(definitions.triplet_margin_loss, pattern="pointwise")
+# The same on distances that have been measured.
+OF_DISTANCES = definitions.triplet_margin_loss.of_distances
 
 
 @face
@@ -171,10 +170,10 @@ def triplet_margin_with_distance_loss(
     distances = xp.measured(loss, distance, *operands, swap)
     distances = xp.expand(distances, contract.common_shape(*distances))
     return Problem(
-        HINGE,
+        OF_DISTANCES,
         distances,
         ("positive_distance", "negative_distance"),
-        (margin, contract.at_kink()),
+        (margin,),
         contract.reduction(reduction),
     )
 
@@ -206,18 +205,17 @@ def _problem(
             )
         )
     negative = distance.formula is minkowski.formula and distance.parameters["p"] < 0.0
-    if (distance.reduce != "sum" or negative) and 0 in columns:
-        what = "norm of negative order" if negative else distance.reduce
+    extremes = distance.extremes
+    if (extremes or negative) and 0 in columns:
+        what = "norm of negative order" if negative else extremes[0]
         refuse(RuntimeError(f"there is no {what} of no coordinates, for {distance}"))
-    if columns == (1, 1, 1):
-        distance = of_one_coordinate(distance)
     return Problem(
         definitions.triplet_margin_loss,
         xp.expand(operands, shape),
         NAMES,
-        (margin, contract.at_kink()),
+        (margin, *distance.parameters.values()),
         contract.reduction(reduction, size_average, reduce),
-        options=TripletOptions(distance, bool(swap), columns, definitions.nearer),
+        options=TripletOptions(distance, bool(swap), columns),
     )
 
 

@@ -2,4 +2,4 @@
 
 from nbloss.engine.cuda import classes, pairs, pointwise, triplets
 
-PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "triplets": triplets}
+PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": triplets}

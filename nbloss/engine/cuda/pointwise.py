@@ -102,7 +102,7 @@ def prepare(request: Request) -> Launch | None:
     laid = pointwise.blocks(request)
     if laid is None:
         return None
-    formulas = {"loss": request.definition.formula}
+    formulas = {"loss": request.definition.stated}
     size = laid.rows * laid.columns
     if request.definition.mean_over_classes and request.value == "each":
         assert not any(request.wanted), "without a reduction gradients are made on the way back"

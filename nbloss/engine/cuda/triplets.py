@@ -4,8 +4,16 @@ A row's distances are measured in one walk over its coordinates, and a second wa
 gradients; of short rows the coordinates stay in the registers in between.
 """
 
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from nbloss.codegen import emit_scalar
+from nbloss.engine import chunks
 from nbloss.engine.cuda import grid
 from nbloss.engine.cuda.launch import (
     Launch,
@@ -15,23 +23,37 @@ from nbloss.engine.cuda.launch import (
     specialize,
     upstream_step,
 )
-from nbloss.engine.launch import GRADIENT_SCALE, VALUE_SCALE, Request
-from nbloss.engine.patterns import triplets
-from nbloss.engine.patterns.common import VALUE, times
-from nbloss.engine.patterns.triplets import (
-    COLUMNS,
-    FAR_COLUMNS,
-    FIRST_GRADIENT,
-    FIRST_OPERAND,
-    NEAR_COLUMNS,
-    ROWS,
-    SWAP_COLUMNS,
-    UPSTREAM_AT,
-    judge,
-    pull,
-    pulls,
-    within,
+from nbloss.engine.distance import terms
+from nbloss.engine.launch import (
+    FIRST_PARAMETER,
+    GRADIENT_SCALE,
+    OUT,
+    UPSTREAM,
+    VALUE_SCALE,
+    At,
+    Request,
 )
+from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE, Blocks, times
+from nbloss.engine.patterns.rows import value_shape
+from nbloss.engine.problem import TripletOptions
+from nbloss.formula import derive, expression
+
+# The block of integers, after the common ones. Behind them lie address, row stride and column
+# stride of the anchor, the positive and the negative rows, and then the addresses of the gradients.
+(
+    ROWS,
+    COLUMNS,
+    LENGTH,
+    PER_CHUNK,
+    UPSTREAM_AT,
+    NEAR_COLUMNS,
+    FAR_COLUMNS,
+    SWAP_COLUMNS,
+    FIRST_OPERAND,
+) = range(FIRST_INTEGER, FIRST_INTEGER + 9)
+FIRST_GRADIENT = FIRST_OPERAND + 9
+# The block of floats has the loss's parameters after the common ones, and then the distance's.
 
 
 def terms_of(x, y, parameters):
@@ -88,6 +110,65 @@ def measure(x_row, x_kept, x_step, y_row, y_kept, y_step, lane, columns, paramet
         return finished[0], tuple(shared * finished[1 + k] for k in SUMS), sums[0]
     else:
         return sums[0], (shared,), sums[0]
+
+
+def pull(terms, slopes, extreme):
+    """The distance's derivatives by the two coordinates, from those by the sums."""
+    by_x = terms[0][1] * slopes[0]
+    by_y = terms[0][2] * slopes[0]
+    for k in LATER_SUMS:
+        by_x = by_x + terms[k][1] * slopes[k]
+        by_y = by_y + terms[k][2] * slopes[k]
+    if REDUCE != "sum":
+        by_x = by_x if terms[0][0] == extreme else COMPUTED(0.0)
+        by_y = by_y if terms[0][0] == extreme else COMPUTED(0.0)
+    return by_x, by_y
+
+
+def within(inside, pulls):
+    """Leave out columns that a broadcast has only repeated."""
+    zero = COMPUTED(0.0)
+    return (pulls[0] if inside else zero), (pulls[1] if inside else zero)
+
+
+def judge(near, far, swapped, numbers):
+    """Give the value of a row, its slopes by the distances, and whether there is nothing to pull.
+
+    A row that costs nothing pulls at nothing; but a NaN or infinity shows, as in torch. (Arithmetic
+    cannot ask for them here: where sums may be reordered, x - x is 0 for the compiler.)
+    """
+    zero, infinity = COMPUTED(0.0), COMPUTED(np.inf)
+    if SWAP:
+        closest, far_part, swap_part = nearer(far, swapped)
+        value, near_slope, far_slope = loss(near, closest, *numbers)
+        measured = near + far + swapped
+        idle = near_slope == zero and far_slope == zero and -infinity < measured < infinity
+        return value, (near_slope, far_slope * far_part, far_slope * swap_part), idle
+    else:
+        value, near_slope, far_slope = loss(near, far, *numbers)
+        measured = near + far
+        idle = near_slope == zero and far_slope == zero and -infinity < measured < infinity
+        return value, (near_slope, far_slope), idle
+
+
+def pulls(terms, slopes, extremes, inside):
+    """Give what the distances pull at a coordinate of anchor, positive and negative.
+
+    Each argument has a part for the distance to the positive, the one to the negative, and with a
+    swap the one between these.
+    """
+    near = pull(terms[0], slopes[0], extremes[0])
+    far = pull(terms[1], slopes[1], extremes[1])
+    if RAGGED:
+        near = within(inside[0], near)
+        far = within(inside[1], far)
+    if SWAP:
+        swapped = pull(terms[2], slopes[2], extremes[2])
+        if RAGGED:
+            swapped = within(inside[2], swapped)
+        return near[0] + far[0], near[1] + swapped[0], far[1] + swapped[1]
+    else:
+        return near[0] + far[0], near[1], far[1]
 
 
 def template(integers, floats):
@@ -223,15 +304,89 @@ def template(integers, floats):
         leave(total, integers, floats[VALUE_SCALE], memory)
 
 
+def blocks(request: Request) -> Blocks | None:
+    """Lay the memory out; None if it takes contiguous operands."""
+    options: TripletOptions = request.options
+    distance, shape = options.distance, request.shape
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    laid = chunks.rows(shape, request.strides, rows, columns)
+    if laid is None:
+        return None
+    outer, inner = laid
+    scale = 1.0
+    if request.reduction == "mean":
+        scale = 1.0 / rows if rows else math.nan
+    operands = (At("operand", k) for k in range(3))
+    reduce, _, finish, sums = terms(distance.formula)
+    of_distance = FIRST_PARAMETER + len(request.parameters)
+    return Blocks(
+        (
+            OUT if request.value else 0,
+            1,
+            0,
+            rows,
+            columns,
+            0,
+            0,
+            UPSTREAM if request.upstream is not None else 0,
+            *options.columns,
+            *itertools.chain.from_iterable(zip(operands, outer, inner, strict=True)),
+            *common.gradient_places(request),
+        ),
+        (scale, scale, *request.parameters, *distance.parameters.values()),
+        rows,
+        columns,
+        {
+            "THREE": (0, 1, 2),
+            "DISTANCES": (0, 1, 2) if options.swap else (0, 1),
+            "STEPS": common.known_steps(inner),
+            "SUMS": tuple(range(sums)),
+            "LATER_SUMS": tuple(range(1, sums)),
+            "SINGLE": sums == 1,
+            "REDUCE": reduce,
+            "FINISHED": finish is not None,
+            "OF_LOSS": tuple(range(FIRST_PARAMETER, of_distance)),
+            "OF_DISTANCE": tuple(range(of_distance, of_distance + len(distance.parameters))),
+            "SWAP": options.swap,
+            "RAGGED": any(count != columns for count in options.columns),
+            "WANTED": request.wanted,
+            "ANY_WANTED": any(request.wanted),
+        },
+        all(step == 1 for step in inner),
+        request.value,
+    )
+
+
+def scalars(request: Request) -> dict[str, Any]:
+    """Give the formulas that the template calls."""
+    _, term, finish, _ = terms(request.options.distance.formula)
+    return {
+        "loss": request.definition.of_distances.stated,
+        "nearer": nearer(),
+        "term": term,
+        **({} if finish is None else {"finish": finish}),
+    }
+
+
+@functools.cache
+def nearer() -> Callable:
+    """The smaller of two distances, and its derivatives."""
+    first, second = (expression.operand(name) for name in ("first", "second"))
+    smaller = expression.apply("minimum", first, second)
+    slopes = derive.gradients(smaller, [first, second], derive.ONE)
+    names = {first: "first", second: "second"}
+    return emit_scalar.function("nearer", names, [smaller, *slopes])
+
+
 def prepare(request: Request) -> Launch | None:
     """Choose a kernel and share the work; see :mod:`nbloss.engine.evaluate`."""
-    laid = triplets.blocks(request)
+    laid = blocks(request)
     if laid is None:
         return None
     share = grid.share(laid.columns, operands=2)
     kernel = specialize(
         template,
-        triplets.scalars(request),
+        scalars(request),
         request,
         laid,
         share,
@@ -241,4 +396,4 @@ def prepare(request: Request) -> Launch | None:
         ITEM=item_size(request),
     )
     main = Stage(kernel, grid.blocks(laid.rows * share.lanes, share.threads))
-    return ready(request, triplets.value_shape(request), laid, main)
+    return ready(request, value_shape(request), laid, main)

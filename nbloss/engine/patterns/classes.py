@@ -106,7 +106,7 @@ def prepare(request: Request) -> Launch | None:
         request,
         value_shape(request),
         common.stage(kernel(spec), pieces, request, int(request.value == "sum")),
-        spec.block(pieces, values),
+        spec.block(1, pieces, values),
         (scale, scale, request.options.smoothing),
         int(rows * work),
         **walk,

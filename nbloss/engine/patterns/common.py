@@ -10,7 +10,6 @@ from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Request, Stage
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.engine.problem import Problem
-from nbloss.engine.registry import Definition
 
 GROUPS_PER_CHUNK = 4096
 # The first integers of every worker, which the combiner reads as well.
@@ -44,15 +43,6 @@ class Blocks(NamedTuple):
     dense: bool
     value: str
     groups: int = 1
-
-
-def keeps_zeros(definition: Definition) -> bool:
-    """Whether a derivative of 0 says that something takes no part in the loss.
-
-    It may be another class than the target's, an ignored row, or a margin that is kept. The
-    gradient is 0 then, in torch as well, though `grad_output` be infinite or NaN.
-    """
-    return definition.pattern == "classes" or "at_kink" in definition.parameters
 
 
 def times(factor, slope):
@@ -96,7 +86,7 @@ def uses(request: Request, laid: Blocks) -> dict[str, Any]:
         "SUMMED": laid.value == "sum",
         "FROM_ABOVE": request.upstream is not None,
         "DENSE": laid.dense,
-        "KEEPS_ZEROS": keeps_zeros(request.definition),
+        "KEEPS_ZEROS": request.definition.keeps_zeros,
         **laid.flags,
     }
 

@@ -240,7 +240,7 @@ def scalars(request: Request) -> dict[str, Any]:
     """Give the formulas that the templates call."""
     definition = request.definition
     hinge = {} if definition.hinge is None else {"hinge": definition.hinge}
-    return {"loss": definition.formula, **hinge}
+    return {"loss": definition.stated, **hinge}
 
 
 def prepare(request: Request) -> Launch | None:

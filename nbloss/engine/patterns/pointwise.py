@@ -4,26 +4,21 @@ import itertools
 import math
 from typing import Any
 
-import numpy as np
-
+from nbloss.codegen.compile import kernel
+from nbloss.codegen.spec import Spec
 from nbloss.engine import chunks
 from nbloss.engine.launch import (
-    FIRST_PARAMETER,
-    GRADIENT_SCALE,
     OUT,
-    PARTIALS,
     UPSTREAM,
     At,
     Launch,
     Request,
     ready,
 )
-from nbloss.engine.memory import array_at, fetch, span
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, VALUE, Blocks, times
+from nbloss.engine.patterns.common import FIRST_INTEGER, Blocks, times
 from nbloss.engine.problem import Problem
 from nbloss.engine.registry import Definition
-from nbloss.engine.vectors import wide_vectors
 
 # The block of integers, after the common ones. Behind them lie address, outer and inner stride of
 # each operand, and then the addresses of the gradients.
@@ -42,64 +37,6 @@ def evaluate(numbers, parameters, scale):
         return weight * outputs[0], *slopes, factor * outputs[0]
     else:
         return outputs[0], *(tuple(times(factor, outputs[1 + k]) for k in FORMULAS))
-
-
-def template(integers, floats, chunk):
-    """Do a number of segments: runs of at most LENGTH elements of one row."""
-    wide_vectors()
-    rows, columns, length = integers[ROWS], integers[COLUMNS], integers[LENGTH]
-    per_row = (columns + length - 1) // length
-    first = chunk * integers[PER_CHUNK]
-    last = min(first + integers[PER_CHUNK], rows * per_row)
-
-    outer = tuple(integers[FIRST_OPERAND + 3 * k + 1] for k in ARRAYS)
-    inner = tuple(
-        STEPS[k] if STEPS[k] >= 0 else integers[FIRST_OPERAND + 3 * k + 2] for k in ARRAYS
-    )
-    arrays = tuple(
-        array_at(
-            integers[FIRST_OPERAND + 3 * k],
-            span(rows, outer[k], columns, inner[k]),
-            STORAGE,
-        )
-        for k in ARRAYS
-    )
-    gradients = tuple(
-        array_at(integers[FIRST_GRADIENT + k], rows * columns if WANTED[k] else 0, STORAGE)
-        for k in DERIVATIVES
-    )
-    values = array_at(integers[VALUE], rows * columns if EACH else 0, STORAGE)
-    sums = array_at(integers[PARTIALS], rows * per_row if SUMMED else 0, np.float64)
-    parameters = tuple(COMPUTED(floats[FIRST_PARAMETER + k]) for k in PARAMETERS)
-    scale = COMPUTED(floats[GRADIENT_SCALE])
-
-    for segment in range(first, last):
-        row = segment // per_row
-        start = (segment - row * per_row) * length
-        count = min(length, columns - start)
-        begin = row * columns + start
-        end = begin + count
-        # Views that start at the segment: an index that may be negative, for all that the compiler
-        # knows, would be tested for it at every element, and the loop would not be vectorised.
-        parts = tuple(arrays[k][row * outer[k] + start * inner[k] :] for k in ARRAYS)
-        slopes = tuple(gradients[k][begin:end] for k in DERIVATIVES)
-        results = values[begin:end]
-        if DENSE:
-            for k in ARRAYS:  # of the next segment
-                fetch(integers[FIRST_OPERAND + 3 * k] + end * arrays[k].itemsize)
-        total = COMPUTED(0.0)
-        for i in range(count):
-            numbers = tuple(widen(parts[k][i * inner[k]]) for k in ARRAYS)
-            outputs = evaluate(numbers, parameters, scale)
-            if EACH:
-                results[i] = narrow(outputs[0])
-            if SUMMED:
-                total += outputs[0]
-            for k in DERIVATIVES:
-                if WANTED[k]:
-                    slopes[k][i] = narrow(outputs[1 + k])
-        if SUMMED:
-            sums[segment] = total
 
 
 def blocks(request: Request) -> Blocks | None:
@@ -163,20 +100,57 @@ def blocks(request: Request) -> Blocks | None:
     )
 
 
+def specify(request: Request, laid: Blocks) -> Spec:
+    """Say which kernel a request takes."""
+    definition = request.definition
+    formula = definition.symbolic
+    names = (*definition.operands, *definition.optional)[: len(request.strides)]
+    absent = tuple((name, 1.0) for name in definition.optional if name not in names)
+    arrays = (*names, *(("grad_output",) if request.upstream is not None else ()))
+    steps = zip(arrays, laid.flags["STEPS"], strict=True)
+    needs_grad = zip(names, request.wanted, strict=True)
+    return Spec(
+        formula,
+        absent,
+        tuple(name for name, needed in needs_grad if needed),
+        laid.value,
+        request.dtype,
+        tuple((name, step) for name, step in steps if step != 1),
+        request.upstream is not None,
+    )
+
+
 def prepare(request: Request) -> Launch | None:
     """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
     laid = blocks(request)
     if laid is None:
         return None
-    formulas = {"loss": request.definition.formula}
-    worker = common.specialize(template, formulas, request, laid, helpers=(times, evaluate))
-    segments = laid.rows * chunks.count(laid.columns, chunks.SEGMENT)
-    pieces = chunks.count(segments, laid.integers[PER_CHUNK])
-    stage = common.stage(
-        worker, pieces, request, laid.groups if laid.value == "sum" else 0, segments
+    spec = specify(request, laid)
+    per_row = chunks.count(laid.columns, chunks.SEGMENT)
+    per_chunk = max(1, chunks.CHUNK // min(max(laid.columns, 1), chunks.SEGMENT))
+    segments = laid.rows * per_row
+    values = {
+        "rows": laid.rows,
+        "columns": laid.columns,
+        "rows_per_chunk": per_chunk,
+        "values": OUT if request.value else 0,
+    }
+    operands = enumerate(name for name in spec.arrays if name != "grad_output")
+    addresses = {**{name: At("operand", k) for k, name in operands}, "grad_output": UPSTREAM}
+    integers = laid.integers[FIRST_OPERAND:]
+    for k, name in enumerate(spec.arrays):
+        _, outer, inner = integers[3 * k : 3 * k + 3]
+        values |= {name: addresses[name], f"{name}_row_step": outer, f"{name}_step": inner}
+        values[f"grad_{name}"] = At("gradient", k)
+    groups = laid.groups if laid.value == "sum" else 0
+    return ready(
+        request,
+        value_shape(request),
+        common.stage(kernel(spec), chunks.count(segments, per_chunk), request, groups, segments),
+        spec.block(groups, segments // max(groups, 1), values),
+        laid.floats,
+        laid.rows * laid.columns,
     )
-    work = laid.rows * laid.columns
-    return ready(request, value_shape(request), stage, laid.integers, laid.floats, work)
 
 
 def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
