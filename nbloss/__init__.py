@@ -9,19 +9,30 @@ from types import ModuleType
 
 from nbloss import distances, functional
 from nbloss._version import __version__
+from nbloss.define import pointwise, rowwise
 from nbloss.engine.distance import Distance, distance
+from nbloss.formula.expression import FormulaError
+from nbloss.formula.trace import Index, PerColumn, PerRow
 from nbloss.functional import *  # noqa: F403
 from nbloss.gradients import value_and_grad
 from nbloss.patch import patch_torch, unpatch_torch
+from nbloss.sources import source
 
 __all__ = [
     "Distance",
+    "FormulaError",
+    "Index",
+    "PerColumn",
+    "PerRow",
     "__version__",
     "distance",
     "distances",
     "functional",
     "nn",  # noqa: F405 (comes by __getattr__)
     "patch_torch",
+    "pointwise",
+    "rowwise",
+    "source",
     "unpatch_torch",
     "value_and_grad",
     *functional.__all__,

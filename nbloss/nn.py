@@ -50,7 +50,9 @@ def _derived(name: str, theirs: type[torch.nn.Module]) -> type[torch.nn.Module]:
 
 def _own(name: str, definition: Definition) -> type[torch.nn.Module]:
     """Make a class for a loss that torch lacks: parameters and reduction in the constructor."""
-    parameters = definition.parameters
+    symbolic = definition.symbolic
+    assert symbolic is not None, "torch has a class for all others"
+    parameters = {**symbolic.parameters, **symbolic.options}
     getattr(F, definition.name)  # makes the function, for forward to find
 
     def __init__(self: Any, *, reduction: str = "mean", **given: float) -> None:

@@ -1,4 +1,4 @@
-"""The words that definitions are written in, for one's own losses and distances."""
+"""What formulas of one's own losses and distances are written in, beside arithmetic and NumPy."""
 
-from nbloss.engine.primitives import *  # noqa: F403
-from nbloss.engine.primitives import __all__ as __all__
+from nbloss.formula.primitives import *  # noqa: F403
+from nbloss.formula.primitives import __all__ as __all__

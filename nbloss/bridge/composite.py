@@ -189,7 +189,8 @@ def pointwise(problem: Problem) -> Tensor:
     definition, operands = problem.definition, problem.operands
     names = (*definition.operands, *definition.optional)[: len(operands)]
     absent = tuple((name, 1.0) for name in definition.optional if name not in names)
-    graph = Evaluation(definition.symbolic, absent, names, problem.parameters)
+    options = () if problem.options is None else problem.options.chosen
+    graph = Evaluation(definition.symbolic, (*absent, *options), names, problem.parameters)
     value = apply(graph, *operands)
     return value.mean(-1) if definition.mean_over_classes else value
 

@@ -19,6 +19,7 @@ from nbloss.formula.expression import (
     Node,
     ancestors,
     node,
+    number,
     operand,
     parameter,
 )
@@ -152,9 +153,14 @@ class Writer:
             grad_output = times(grad_output, upstream)
         operands = [operand(n, spec.formula.operands[n]) for n in spec.needs_grad]
         found = slopes(graph, operands, grad_output, names)
-        results = {f"grad_{n}": lower(x) for n, x in zip(spec.needs_grad, found, strict=True)}
+        kinds = spec.formula.operands
+        slopes_of = dict(zip(spec.needs_grad, map(lower, found), strict=True))
+        results = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "element"}
+        of_rows = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "per_row"}
         self.outputs = list(results)
         value = lower(graph.value) if spec.value else None
+        if spec.value == "survey":
+            value = number(1.0) if graph.weight is None else lower(graph.weight)
         if value is not None and not spec.formula.rowwise:
             if spec.value == "each":
                 results["values"], value = value, None
@@ -162,7 +168,9 @@ class Writer:
                 value = node("sum", value) if COLUMN in value.varies else value * node("width")
         self.results = results
         self.titles = {lower(x): name for x, name in names.items()}
-        self.schedule = schedule(results, value, self.titles, not self.is_half, self.branches)
+        self.schedule = schedule(
+            results, of_rows, value, self.titles, not self.is_half, self.branches
+        )
 
     def __call__(self, *lines: str) -> None:
         self.lines.extend("    " * self.indent + line for line in lines)
@@ -342,8 +350,11 @@ class Writer:
         for walk in made.walks:
             self.per_row([self.assign(x) for x in walk.names], walk.names)
             self.walk(walk)
+        self.per_row([self.assign(x) for x in made.names], made.names)
+        for name, x in made.of_rows.items():
+            element = self.element(name, "per_row", "c")
+            self.per_row([self.stored(element, self.text(x))], [operand(name, "per_row")])
         if made.value is not None:
-            self.per_row([self.assign(x) for x in made.names], made.names)
             self.finish(made.value)
 
     def finish(self, value: Node) -> None:
@@ -378,7 +389,12 @@ class Writer:
     def title(self) -> str:
         """Say what the kernel does."""
         spec = self.spec
-        value = {"sum": "the sum of the values", "each": "the values", "": ""}[spec.value]
+        value = {
+            "sum": "the sum of the values",
+            "each": "the values",
+            "survey": "the sum of the weights, and the first label that is out of range",
+            "": "",
+        }[spec.value]
         slopes = ", ".join(spec.needs_grad)
         slopes = f"the gradients with respect to {slopes}" if slopes else ""
         made = " and ".join(filter(None, (value, slopes)))

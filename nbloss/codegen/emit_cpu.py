@@ -46,9 +46,12 @@ class Rows(Writer):
                 self(f"all_{name} = pointer(call.{name}, stored)")
             if f"{name}_step" in spec.fields:
                 self(f"{name}_step = call.{name}_step")
-        self(*(f"all_{name} = pointer(call.{name}, stored)" for name in self.outputs))
+        outputs = (*self.outputs, *self.schedule.of_rows)
+        self(*(f"all_{name} = pointer(call.{name}, stored)" for name in outputs))
         if spec.value == "each":
             self("all_values = pointer(call.values, stored)")
+        if spec.value == "survey":
+            self("result, first_bad = float64(0.0), -1")
         if spec.value == "sum":
             by_row = formula.rowwise
             self(
@@ -60,7 +63,7 @@ class Rows(Writer):
         roots = [x for w in (*made.shared, *made.walks) for x in w.roots]
         roots += [x for w in made.walks for *_, x in w.at_labels]
         roots += [w.guard[0] for w in made.walks if w.guard]
-        roots += [] if made.value is None else [made.value]
+        roots += [*made.of_rows.values(), *([] if made.value is None else [made.value])]
         return {x.data for x in ancestors(*roots) if x.op == "parameter"}
 
     @contextmanager
@@ -82,6 +85,7 @@ class Rows(Writer):
                 elif kind == "index":
                     self(f"{name} = read_once(call.{name} + 8 * row)")
             self(*(f"{name} = offset(all_{name}, row * columns)" for name in self.outputs))
+            self(*(f"{name} = offset(all_{name}, row)" for name in self.schedule.of_rows))
             if self.spec.value == "each":
                 self("values = offset(all_values, row)")
             self._odd_labels()
@@ -98,6 +102,10 @@ class Rows(Writer):
         if label is None:
             return
         test = f"{label} < 0 or {label} >= columns"
+        if self.spec.value == "survey":
+            with self.block(f"if {test}:"):
+                self("first_bad = row if first_bad < 0 else first_bad", "continue")
+            return
         if self.spec.ignores:
             test = f"{label} == call.ignore_index or {test}"
         with self.block(f"if {test}:"):
@@ -111,8 +119,8 @@ class Rows(Writer):
                 heads = ["if nothing != 0.0:"] if is_clear else []
                 with self.block(*heads, "for c in range(columns):"):
                     self(*(self.stored(f"{name}[c]", "nothing") for name in self.outputs))
-            if self.spec.value == "each":
-                self(self.stored("values[0]", "nothing"))
+            of_rows = [*self.schedule.of_rows, *(["values"] if self.spec.value == "each" else [])]
+            self(*(self.stored(f"{name}[0]", "nothing") for name in of_rows))
             if self.spec.value == "sum":
                 self("result += nothing")
             self("continue")
@@ -178,12 +186,15 @@ class Rows(Writer):
     def finish(self, value: Node) -> None:
         if self.spec.value == "each":
             self(self.stored("values[0]", self.text(value)))
-        elif self.spec.formula.rowwise:
+        elif self.spec.value == "survey" or self.spec.formula.rowwise:
             self(f"result += {self.text(value)}")
         else:
             self(f"partials[segment] = {self.text(value)}")
 
     def ending(self) -> None:
+        if self.spec.value == "survey":
+            self("found = pointer(call.partials, float64)")
+            self("found[2 * chunk] = result", "found[2 * chunk + 1] = first_bad")
         if self.spec.value == "sum" and self.spec.formula.rowwise:
             self("pointer(call.partials, float64)[chunk] = result")
 

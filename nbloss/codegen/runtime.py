@@ -187,6 +187,10 @@ def _direction(b: ir.IRBuilder, x: Any) -> Any:
     return _sign(b, x, ir.Constant(x.type, 0.0))
 
 
+def _not(b: ir.IRBuilder, condition: Any) -> Any:
+    return b.not_(_condition(b, condition))
+
+
 _where_instruction = _instruction("where", _where)
 
 
@@ -202,6 +206,7 @@ def _masked(typingctx, condition, x):
 INSTRUCTIONS = {
     "where": _where_instruction,
     "masked": _masked,
+    "logical_not": _instruction("logical_not", _not),
     "plus": _instruction("plus", lambda b, x, y: b.fadd(x, y, flags=REASSOCIATED)),
     "larger": _instruction("larger", lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y)),
     "smaller": _instruction("smaller", lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y)),
@@ -227,6 +232,7 @@ INSTRUCTIONS = {
 INTERPRETED = {
     "where": lambda condition, x, y: x if condition else y,
     "masked": lambda condition, x: x if condition else 0.0,
+    "logical_not": lambda condition: not condition,
     "plus": lambda x, y: x + y,
     "maximum": np.maximum,
     "minimum": np.minimum,

@@ -23,8 +23,9 @@ class Spec:
         Other values than the formula's own for its options; 1.0 for an operand that there is not.
     needs_grad : tuple of str
         The operands whose gradients are stored.
-    value : {"each", "sum", ""}
-        Whether values are stored one by one, summed, or not needed.
+    value : {"each", "sum", "survey", ""}
+        Whether values are stored one by one, summed, or not needed. A survey sums the weights of
+        rows instead, and finds the first row whose label names no column.
     dtype : str
         Type of the operands and results.
     steps : tuple of (str, int)

@@ -18,31 +18,38 @@ class Sample(NamedTuple):
     learning: tuple[int, ...]
 
 
-def sample(definition: Definition, rows: int, columns: int) -> Sample:
-    """Make operands of rows × columns, float64 and int64, the same each time."""
+def sample(definition: Definition, *shape: int) -> Sample:
+    """Make operands of a shape, float64 and int64, the same each time."""
     rng = np.random.default_rng(0)
+    columns = shape[min(1, len(shape) - 1)]
 
     def numbers() -> Any:
-        return rng.normal(size=(rows, columns))
+        return rng.normal(size=shape)
 
     if definition.pattern == "classes":
-        return Sample([numbers(), rng.integers(0, columns, rows)], (0,))
+        return Sample([numbers(), rng.integers(0, columns, (*shape[:1], *shape[2:]))], (0,))
     if definition.pattern == "pairs":
-        labels = np.full((rows, columns), -1)
+        labels = np.full(shape, -1)
         few = min(MOST_LABELS, columns // 4)
         for row in labels:
             row[:few] = rng.permutation(columns)[:few]
         return Sample([numbers(), labels], (0,))
-    if definition.of_distances:
-        return Sample([numbers() for _ in range(3)], (0, 1, 2))
+    assert definition.symbolic is not None
+    made = {
+        "element": numbers,
+        "per_row": lambda: rng.normal(size=shape[:-1]),
+        "per_column": lambda: rng.uniform(0.5, 2.0, shape[-1:]),
+        "index": lambda: rng.integers(0, shape[-1], shape[:-1]),
+    }
     operands = [
-        rng.choice(TARGETS[definition.name], (rows, columns))
+        rng.choice(TARGETS[definition.name], shape)
         if name == "target" and definition.name in TARGETS
-        else numbers()
+        else made[definition.symbolic.operands[name]]()
         for name in definition.operands
     ]
     places = enumerate(definition.operands)
-    return Sample(operands, tuple(k for k, name in places if name != "target"))
+    learning = [k for k, name in places if name != "target" and name in definition.differentiable]
+    return Sample(operands, tuple(learning))
 
 
 def arrays(chosen: Sample, dtype: str) -> list[Any]:

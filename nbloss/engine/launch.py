@@ -207,7 +207,8 @@ def ready(
     survey_integers : tuple, optional
         What lies from ``SURVEYED`` on.
     """
-    dense = [chunks.is_contiguous(request.shape, steps) for steps in request.strides]
+    shape = request.shape  # of which an operand with one number a row lacks the last
+    dense = [chunks.is_contiguous(shape[: len(steps)], steps) for steps in request.strides]
     if work > MOST_BROADCAST and not any(dense):
         raise MemoryError(
             f"{request.definition.name}(): operands of shape {list(request.shape)} have {work} "

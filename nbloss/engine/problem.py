@@ -70,6 +70,16 @@ class ClassOptions(NamedTuple):
     smoothing: float = 0.0
 
 
+class FormulaOptions(NamedTuple):
+    """The options of a formula."""
+
+    chosen: tuple[tuple[str, Any], ...]
+
+    def formula(self, loss: Formula) -> tuple[Formula, dict[str, Any]]:
+        """Give the formula of a loss, and its options."""
+        return loss, dict(self.chosen)
+
+
 class TripletOptions(NamedTuple):
     """What a loss of two distances needs beside its arrays."""
 

@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from nbloss.engine import finite_differences
 from nbloss.formula import derive, expression, trace
+from nbloss.formula.evaluate import evaluate
 from nbloss.formula.trace import Formula
 
 LOSSES: dict[str, "Definition"] = {}
@@ -76,15 +80,15 @@ class Definition:
     optional: tuple[str, ...] = ()
     of_distances: "Definition | None" = None
 
-    @functools.cached_property
-    def stated(self) -> Callable[..., tuple]:
-        """The value and the derivatives of an element, as a function of numbers."""
+    @functools.cache  # noqa: B019 (definitions are few, and live as long as their losses)
+    def stated(self, options: tuple[tuple[str, Any], ...] = ()) -> Callable[..., tuple]:
+        """Give the value and the derivatives of an element, as a function of numbers."""
         if self.symbolic is None:
             return self.formula
         from nbloss.codegen import emit_scalar  # and Numba with it
 
         absent = {n: 1.0 for n in self.symbolic.operands if n not in self.operands}
-        graph = self.symbolic.graph(**absent)
+        graph = self.symbolic.graph(**absent, **dict(options))
         names = dict(graph.names)
         operands = [expression.operand(name) for name in self.differentiable]
         slopes = derive.slopes(graph, operands, derive.ONE, names)
@@ -169,6 +173,7 @@ def pointwise(
     module: str | None = None,
     derivatives: Mapping[str, Callable] | None = None,
     optional: tuple[str, ...] = (),
+    check: bool = True,
     mean_over_classes: bool = False,
     saves_operands: bool = True,
 ) -> Any:
@@ -184,6 +189,8 @@ def pointwise(
     derivatives : mapping of str to function, optional
         Derivatives that deliberately are not those of the value, by operand; functions of the same
         arguments.
+    check : bool, optional
+        Whether these are compared with finite differences of the value.
     optional : tuple of str, optional
         Operands that may be left out, and are 1 then: weights.
     mean_over_classes : bool, optional
@@ -205,19 +212,97 @@ def pointwise(
             module=module,
             derivatives=derivatives,
             optional=optional,
+            check=check,
             mean_over_classes=mean_over_classes,
             saves_operands=saves_operands,
+        )
+    check_options(trace.formula(function, False))
+    definition = element(
+        function,
+        derivatives,
+        module=module or camel_case(function.__name__),
+        optional=optional,
+        mean_over_classes=mean_over_classes,
+        saves_operands=saves_operands,
+    )
+    if derivatives and check:
+        check_derivatives(definition)
+    return listed(definition)
+
+
+def rowwise(
+    function: Callable | None = None,
+    *,
+    module: str | None = None,
+    derivatives: Mapping[str, Callable] | None = None,
+) -> Any:
+    """Define a loss by the formula of one row, which lies along the last dimension.
+
+    Parameters
+    ----------
+    function : function
+        Gives the value of the row. Its arguments without a default are the operands: rows, unless
+        they are annotated with :class:`~nbloss.formula.trace.Index`, ``PerRow`` or ``PerColumn``.
+        Those with a float as default are parameters, those with another default options.
+    module, derivatives
+        As for :func:`pointwise`.
+
+    Raises
+    ------
+    FormulaError
+        If the formula does what the compiler can't follow.
+    ValueError
+        If the name is that of a loss of nbloss.
+    """
+    if function is None:
+        return functools.partial(rowwise, module=module, derivatives=derivatives)
+    symbolic = trace.formula(function, True, derivatives)
+    check_options(symbolic)
+    floats = tuple(n for n, kind in symbolic.operands.items() if kind in ("element", "per_row"))
+    if not floats or symbolic.operands[floats[0]] != "element":
+        raise expression.FormulaError(
+            f"{function.__name__}: the first operand must be a row, got {list(symbolic.operands)}"
         )
     return listed(
-        element(
+        Definition(
+            function.__name__,
             function,
-            derivatives,
-            module=module or camel_case(function.__name__),
-            optional=optional,
-            mean_over_classes=mean_over_classes,
-            saves_operands=saves_operands,
+            "rows",
+            tuple(symbolic.operands),
+            symbolic.parameters,
+            with_derivative(symbolic, floats),
+            module or camel_case(function.__name__),
+            symbolic=symbolic,
         )
     )
+
+
+def check_options(symbolic: Formula) -> None:
+    """See that torch's graphs can hold the options of a formula."""
+    for name, value in symbolic.options.items():
+        if not isinstance(value, bool | int | str):
+            raise expression.FormulaError(
+                f"{symbolic.name}: the default of {name} must be a float, which makes a parameter, "
+                f"or a bool, int or str, which makes an option; got {value!r}"
+            )
+
+
+def check_derivatives(definition: Definition) -> None:
+    """Compare derivatives that an element's formula states with finite differences."""
+    symbolic = definition.symbolic
+    assert symbolic is not None
+    graph = symbolic.graph()
+    stated = tuple(name for name in symbolic.overrides if name in symbolic.operands)
+    operands = [expression.operand(name) for name in stated]
+    nodes = [graph.value, *derive.slopes(graph, operands, derive.ONE)]
+    names = (*symbolic.operands, *symbolic.parameters)
+
+    def formula(*numbers: float) -> tuple[float, ...]:
+        given = dict(zip(names, (np.array([x], float) for x in numbers), strict=True))
+        return tuple(float(np.ravel(x)[0]) for x in evaluate(nodes, given, given, 1))
+
+    parameters = tuple(symbolic.parameters.values())
+    finite_differences.check(definition.name, formula, tuple(symbolic.operands), parameters, stated)
 
 
 def element(
@@ -254,8 +339,12 @@ def with_derivative(symbolic: Formula, operands: tuple[str, ...]) -> tuple[str, 
     graph = symbolic.graph()
     nodes = [expression.operand(name, symbolic.operands[name]) for name in operands]
     found = derive.slopes(graph, nodes, derive.ONE)
+    # Weights of rows have no gradient, as weights of classes have none: a mean divides by them.
+    weights = set() if graph.weight is None else set(expression.ancestors(graph.weight))
     return tuple(
-        name for name, x in zip(operands, found, strict=True) if not expression.is_number(x, 0)
+        name
+        for name, x, slope in zip(operands, nodes, found, strict=True)
+        if not expression.is_number(slope, 0) and x not in weights
     )
 
 

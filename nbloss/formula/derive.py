@@ -228,15 +228,15 @@ def at_label(x: Node, label: Node) -> Node:
 # --- the rules: node, its adjoint, its arguments -> what that makes of each argument's adjoint ----
 
 
-def _larger_side(less: Node, tie: Node, adjoint: Node) -> Node:
+def _chosen_side(other: Node, tie: Node, adjoint: Node) -> Node:
+    # No guards, here and for clamp_min: what comes of these is multiplied even where it is 0, as
+    # torch does, so that a NaN or an infinity behind a hinge that is not violated shows.
     shared = apply("where", tie, times(number(0.5), adjoint), adjoint)
-    return apply("where", less, ZERO, shared)
+    return node("masked", apply("logical_not", other), shared)
 
 
 def _clamp_min(x: Node, adjoint: Node, operand: Node, low: Node) -> tuple:
     at, below = x.data
-    # Not a guard: what comes of it is multiplied even where it is 0, as torch does, so that a NaN
-    # or an infinity behind a hinge without violation shows.
     if at == 1.0:
         kept = node("masked", operand >= low, adjoint)
     else:
@@ -281,7 +281,9 @@ Rule: TypeAlias = Callable[..., tuple]
 RULES: Mapping[str, Rule] = {
     "add": lambda n, g, x, y: (g, g),
     "subtract": lambda n, g, x, y: (g, -g),
-    "multiply": lambda n, g, x, y: (times(g, y), times(g, x)),
+    "multiply": lambda n, g, x, y: (
+        (times(number(2.0), g, x), None) if x is y else (times(g, y), times(g, x))
+    ),
     "divide": lambda n, g, x, y: (
         times(g, _reciprocal(y)),
         -times(g, n, _reciprocal(y)),
@@ -296,12 +298,12 @@ RULES: Mapping[str, Rule] = {
     "power": _power,
     "absolute": lambda n, g, x: (times(g, apply("direction", x)),),
     "maximum": lambda n, g, x, y: (
-        _larger_side(x < y, apply("equal", x, y), g),
-        _larger_side(y < x, apply("equal", x, y), g),
+        _chosen_side(x < y, apply("equal", x, y), g),
+        _chosen_side(y < x, apply("equal", x, y), g),
     ),
     "minimum": lambda n, g, x, y: (
-        _larger_side(x > y, apply("equal", x, y), g),
-        _larger_side(y > x, apply("equal", x, y), g),
+        _chosen_side(x > y, apply("equal", x, y), g),
+        _chosen_side(y > x, apply("equal", x, y), g),
     ),
     "where": lambda n, g, c, x, y: (
         None,

@@ -76,6 +76,8 @@ class Schedule:
         Numbers of the row that are computed after the walks.
     value : Node or None
         The row's value.
+    of_rows : dict of str to Node
+        Further results that are one number a row, by the names of their arrays.
     """
 
     cleared: list[str]
@@ -84,10 +86,12 @@ class Schedule:
     walks: list[Walk]
     names: list[Node]
     value: Node | None
+    of_rows: Mapping[str, Node]
 
 
 def schedule(
     results: Mapping[str, Node],
+    of_rows: Mapping[str, Node],
     value: Node | None,
     named: Iterable[Node],
     keeps: bool,
@@ -99,8 +103,10 @@ def schedule(
     ----------
     results : mapping of str to Node
         What is computed along the row, by the names of the arrays it is stored in.
+    of_rows : mapping of str to Node
+        What is computed for the row and stored, likewise.
     value : Node, optional
-        What is computed for the row.
+        The row's value.
     named : iterable of Node
         The nodes that the formula has names for.
     keeps : bool
@@ -109,7 +115,8 @@ def schedule(
         Whether rows are done one at a time, so that a row can do without what it does not need.
     """
     levels: dict[Node, int] = {}
-    wanted = [*results.values(), *([] if value is None else [value])]
+    rows = [*of_rows.values(), *([] if value is None else [value])]
+    wanted = [*results.values(), *rows]
     walks = [Walk() for _ in range(1 + max((_level(x, levels) for x in wanted), default=0))]
     cleared: list[str] = []
     for name, x in results.items():
@@ -126,7 +133,7 @@ def schedule(
         else:
             walk.stores.append((name, x))
     stored = [n for w in walks for n in (*w.roots, *(x for *_, x in w.at_labels))]
-    every = ancestors(*([] if value is None else [value]), *stored)
+    every = ancestors(*rows, *stored)
     shared = []
     for n in every:
         if n.op not in REDUCTIONS:
@@ -143,7 +150,7 @@ def schedule(
         for walk in walks:
             if not walk.reductions:
                 walk.guard = _common_guard([x for _, x in walk.stores])
-    return _with_names(Schedule(cleared, shared, [], walks, [], value), every, set(named))
+    return _with_names(Schedule(cleared, shared, [], walks, [], value, of_rows), every, set(named))
 
 
 def _level(x: Node, levels: dict[Node, int]) -> int:
@@ -219,6 +226,7 @@ def _with_names(made: Schedule, every: list[Node], named: set[Node]) -> Schedule
         at_labels = [x for *_, x in walk.at_labels]
         walk.names = to_name([*walk.roots, *guards, *at_labels], row)
         known.update(walk.reductions)
-    if made.value is not None:
-        made.names = to_name([made.value], row)
+    made.names = to_name(
+        [*made.of_rows.values(), *([] if made.value is None else [made.value])], row
+    )
     return made

@@ -63,6 +63,15 @@ class Graph:
     names: Mapping[Node, str]
     slopes: Mapping[str, Node]
 
+    @property
+    def least_columns(self) -> int:
+        """How many columns a row must have, for the formula to take those that it does."""
+        every = expression.ancestors(self.value)
+        given = [x.args[1] for x in every if x.op == "gather"]
+        numbered = [int(x.data) + 1 for x in given if x.op == "number"]
+        extremes = any(x.op in ("max", "min") for x in every)
+        return max([*numbered, int(extremes)], default=0)
+
 
 @dataclass(frozen=True, eq=False)
 class Formula:

@@ -67,6 +67,21 @@ def flag(loss: str, argument: str, value: Any) -> bool:
     return bool(value)
 
 
+def option(loss: str, argument: str, value: Any, default: Any) -> Any:
+    """Check an option, which is of the type of its default."""
+    if isinstance(default, bool):
+        return flag(loss, argument, value)
+    if isinstance(default, int):
+        return integer(loss, argument, value)
+    if isinstance(default, str) and not isinstance(value, str):
+        refuse(TypeError(f"{loss}(): {argument} must be a str, got {type(value).__name__}"))
+    try:
+        hash(value)
+    except TypeError:
+        refuse(TypeError(f"{loss}(): {argument} must be hashable, got {type(value).__name__}"))
+    return value
+
+
 def positive_margin(loss: str, value: Any) -> float:
     """Check the margin of a triplet loss."""
     margin = number(loss, "margin", value)

@@ -9,8 +9,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
-from nbloss.engine.problem import Problem
+from nbloss.bridge.refusal import refuse
+from nbloss.engine.problem import FormulaOptions, Problem
 from nbloss.engine.registry import Definition
+from nbloss.formula.trace import Formula
 from nbloss.functional import contract
 
 P = ParamSpec("P")
@@ -71,32 +73,55 @@ def scriptable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def default(definition: Definition) -> Callable[..., Any]:
-    """Make the face of a pointwise loss from its definition alone.
+    """Make the face of a loss from its definition alone.
 
-    Its arguments are the operands, which broadcast, then ``reduction``, then the parameters with
-    the defaults that they have in the formula.
+    Its arguments are the operands, then ``reduction``, then the parameters and options with the
+    defaults that they have in the formula.
     """
-    operands, parameters = definition.operands, tuple(definition.parameters)
+    formula = definition.symbolic
+    assert formula is not None
 
     def build(xp: Any, *arguments: Any, **named: Any) -> Problem:
         bound = signature.bind(xp, *arguments, **named)
         bound.apply_defaults()
         given = bound.arguments
-        arrays = xp.operands(definition.name, **{name: given[name] for name in operands})
-        shape = contract.common_shape(*arrays)
-        numbers = tuple(contract.number(definition.name, name, given[name]) for name in parameters)
+        loss = definition.name
+        floats = {n: given[n] for n, kind in formula.operands.items() if kind in FLOATING}
+        arrays = dict(zip(floats, xp.operands(loss, **floats), strict=True))
+        elements = [x for n, x in arrays.items() if formula.operands[n] == "element"]
+        shape = contract.common_shape(*elements)
+        constants = (
+            _constants(xp, formula, given, elements[0], shape, loss) if formula.rowwise else ()
+        )
+        expanded = tuple(
+            xp.expand((x,), shape if formula.operands[n] == "element" else shape[:-1])[0]
+            for n, x in arrays.items()
+        )
+        numbers = tuple(contract.number(loss, name, given[name]) for name in formula.parameters)
+        options = tuple(
+            (name, contract.option(loss, name, given[name], value))
+            for name, value in formula.options.items()
+        )
         reduction = contract.reduction(given["reduction"])
-        return Problem(definition, xp.expand(arrays, shape), operands, numbers, reduction)
+        return Problem(
+            definition,
+            expanded,
+            tuple(floats),
+            numbers,
+            reduction,
+            constants,
+            FormulaOptions(options) if options else None,
+        )
 
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature(
         [
             inspect.Parameter("xp", either),
-            *(inspect.Parameter(name, either) for name in operands),
+            *(inspect.Parameter(name, either) for name in formula.operands),
             inspect.Parameter("reduction", either, default="mean"),
             *(
                 inspect.Parameter(name, either, default=value)
-                for name, value in definition.parameters.items()
+                for name, value in {**formula.parameters, **formula.options}.items()
             ),
         ]
     )
@@ -106,26 +131,86 @@ def default(definition: Definition) -> Callable[..., Any]:
     return face(build)
 
 
+FLOATING = ("element", "per_row")
+
+
+def _constants(
+    xp: Any, formula: Formula, given: dict[str, Any], first: Any, shape: tuple[int, ...], loss: str
+) -> tuple:
+    """Check the labels of rows, and the numbers of columns; see that there are columns enough."""
+    if not shape:
+        refuse(
+            RuntimeError(
+                f"{loss}(): {next(iter(formula.operands))} needs a row, at least one dimension"
+            )
+        )
+    graph = formula.graph()
+    if shape[-1] < graph.least_columns:
+        refuse(
+            ValueError(
+                f"{loss}(): a row must have at least {graph.least_columns} columns, got {shape[-1]}"
+            )
+        )
+    constants = []
+    for name, kind in formula.operands.items():
+        if kind == "index":
+            message = f"{loss}(): {name} must be of int64, int32 or uint8, got "
+            x = xp.labels(loss, given[name], ("int64", "int32", "uint8"), message)
+            expected = shape[:-1]
+        elif kind == "per_column":
+            x = xp.class_weight(loss, given[name], first)
+            expected = shape[-1:]
+        else:
+            continue
+        if tuple(x.shape) != expected:
+            refuse(
+                ValueError(
+                    f"{loss}(): {name} must have shape {list(expected)} beside rows of shape "
+                    f"{list(shape)}, got {list(x.shape)}"
+                )
+            )
+        constants.append(x)
+    return tuple(constants)
+
+
+SHAPES = {
+    "element": "tensor or array, shape (..., C)",
+    "per_row": "tensor or array, shape (...)",
+    "per_column": "tensor or array, shape (C)",
+    "index": "tensor or array of int64, int32 or uint8, shape (...)",
+}
+
+
 def _docstring(definition: Definition) -> str:
+    formula = definition.symbolic
+    assert formula is not None
     text = inspect.cleandoc(definition.formula.__doc__ or f"The {definition.name}.")
-    names = ", ".join(definition.operands)
+    operands = "".join(
+        f"{name} : {SHAPES[kind] if formula.rowwise else 'tensor or array'}\n"
+        for name, kind in formula.operands.items()
+    )
     parameters = "".join(
         f"{name} : float, optional\n    A parameter of the formula, {value:g} by default.\n"
-        for name, value in definition.parameters.items()
+        for name, value in formula.parameters.items()
+    ) + "".join(
+        f"{name} : {type(value).__name__}, optional\n    An option of the formula, {value!r} by "
+        "default.\n"
+        for name, value in formula.options.items()
     )
+    unit = "rows" if formula.rowwise else "elements"
     return f"""{text}
 
 Parameters
 ----------
-{names} : tensor or array
-    float16, bfloat16, float32 or float64; all but the first may be of integers. They broadcast.
+{operands}    float16, bfloat16, float32 or float64; all but the first may be of integers. They
+    broadcast.
 reduction : {{"mean", "sum", "none"}}, optional
-    What becomes of the losses of the elements.
+    What becomes of the losses of the {unit}.
 {parameters}
 Returns
 -------
 tensor or array
-    A number, or with ``reduction="none"`` an array of the broadcast shape.
+    A number, or with ``reduction="none"`` an array with a number for each of the {unit}.
 
 Raises
 ------

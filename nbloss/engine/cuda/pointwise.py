@@ -7,7 +7,13 @@ from nbloss.engine.cuda.launch import Launch, Stage, item_size, ready, specializ
 from nbloss.engine.launch import FIRST_PARAMETER, GRADIENT_SCALE, VALUE_SCALE, Request
 from nbloss.engine.patterns import pointwise
 from nbloss.engine.patterns.common import VALUE, times
-from nbloss.engine.patterns.pointwise import COLUMNS, FIRST_OPERAND, ROWS, evaluate
+from nbloss.engine.patterns.pointwise import (
+    COLUMNS,
+    FIRST_OPERAND,
+    ROWS,
+    evaluate,
+    options_of,
+)
 
 MOST_32 = 1 << 31  # elements whose numbers are divided in 32 bits, which is much quicker
 
@@ -102,7 +108,7 @@ def prepare(request: Request) -> Launch | None:
     laid = pointwise.blocks(request)
     if laid is None:
         return None
-    formulas = {"loss": request.definition.stated}
+    formulas = {"loss": request.definition.stated(options_of(request))}
     size = laid.rows * laid.columns
     if request.definition.mean_over_classes and request.value == "each":
         assert not any(request.wanted), "without a reduction gradients are made on the way back"

@@ -361,7 +361,7 @@ def scalars(request: Request) -> dict[str, Any]:
     """Give the formulas that the template calls."""
     _, term, finish, _ = terms(request.options.distance.formula)
     return {
-        "loss": request.definition.of_distances.stated,
+        "loss": request.definition.of_distances.stated(),
         "nearer": nearer(),
         "term": term,
         **({} if finish is None else {"finish": finish}),
@@ -380,6 +380,10 @@ def nearer() -> Callable:
 
 def prepare(request: Request) -> Launch | None:
     """Choose a kernel and share the work; see :mod:`nbloss.engine.evaluate`."""
+    if request.definition.of_distances is None:
+        raise NotImplementedError(
+            f"{request.definition.name}(): no CUDA kernel yet for a formula of rows of one's own"
+        )
     laid = blocks(request)
     if laid is None:
         return None

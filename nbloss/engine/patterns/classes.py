@@ -7,6 +7,7 @@ place of the further dimensions, and steps over the places from one class to the
 import math
 from typing import Any
 
+from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
 from nbloss.codegen.spec import Spec
 from nbloss.engine import chunks
@@ -122,6 +123,11 @@ def work_of_row(request: Request) -> int:
 def cost(request: Request) -> float:
     """How much there is to do for a class, in elements of a loss of middling cost."""
     return 1 / CLEARED if is_picked(request) else NORMALIZED
+
+
+def source(request: Request) -> str:
+    """Give the source of a request's kernel."""
+    return emit_cpu.source(specify(request))
 
 
 spread = common.spread

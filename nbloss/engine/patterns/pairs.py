@@ -1,5 +1,6 @@
 """Losses over all pairs of a target class and another class of the same row."""
 
+import inspect
 import math
 from typing import Any
 
@@ -240,7 +241,7 @@ def scalars(request: Request) -> dict[str, Any]:
     """Give the formulas that the templates call."""
     definition = request.definition
     hinge = {} if definition.hinge is None else {"hinge": definition.hinge}
-    return {"loss": definition.stated, **hinge}
+    return {"loss": definition.stated(), **hinge}
 
 
 def prepare(request: Request) -> Launch | None:
@@ -278,6 +279,13 @@ def prepare(request: Request) -> Launch | None:
 def dimensions(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and classes of an input's shape: (), (C) or (N, C)."""
     return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+def source(request: Request) -> str:
+    """Give the source of a request's kernel, which is written by hand."""
+    return "\n\n".join(
+        inspect.getsource(function) for function in (by_pairs, in_order, by_order, template)
+    )
 
 
 spread = common.spread

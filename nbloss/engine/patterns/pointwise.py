@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Any
 
+from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
 from nbloss.codegen.spec import Spec
 from nbloss.engine import chunks
@@ -100,6 +101,11 @@ def blocks(request: Request) -> Blocks | None:
     )
 
 
+def options_of(request: Request) -> tuple[tuple[str, Any], ...]:
+    """Give the options of the formula."""
+    return () if request.options is None else request.options.chosen
+
+
 def specify(request: Request, laid: Blocks) -> Spec:
     """Say which kernel a request takes."""
     definition = request.definition
@@ -111,7 +117,7 @@ def specify(request: Request, laid: Blocks) -> Spec:
     needs_grad = zip(names, request.wanted, strict=True)
     return Spec(
         formula,
-        absent,
+        (*absent, *options_of(request)),
         tuple(name for name, needed in needs_grad if needed),
         laid.value,
         request.dtype,
@@ -151,6 +157,13 @@ def prepare(request: Request) -> Launch | None:
         laid.floats,
         laid.rows * laid.columns,
     )
+
+
+def source(request: Request) -> str:
+    """Give the source of a request's kernel."""
+    laid = blocks(request)
+    assert laid is not None, "the operands are contiguous"
+    return emit_cpu.source(specify(request, laid))
 
 
 def spread(xp: Any, upstream: Any, problem: Problem) -> Any:

@@ -1,14 +1,16 @@
 """Losses of rows: the formula takes rows along the last dimension, and gives a number for each."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
+from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
 from nbloss.codegen.spec import Spec
 from nbloss.engine import chunks
-from nbloss.engine.launch import OUT, UPSTREAM, At, Launch, Request, ready
+from nbloss.engine.launch import OUT, UPSTREAM, At, Launch, Request, Stage, ready
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.survey import survey
+from nbloss.engine.patterns.survey import PLAIN, gathered
 from nbloss.engine.problem import Problem
 from nbloss.formula.trace import Formula
 
@@ -33,16 +35,14 @@ def layout(request: Request, kinds: dict[str, str]) -> tuple | None:
     return laid
 
 
-def prepare(request: Request) -> Launch | None:
-    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
+def specify(request: Request) -> tuple[Spec, tuple] | None:
+    """Say which kernel a request takes, and how rows and columns step; None as :func:`layout`."""
     formula, options = formula_of(request)
-    kinds = dict(formula.operands)
-    operands = {n: kind for n, kind in kinds.items() if kind in ("element", "per_row")}
+    operands = floating(formula)
     laid = layout(request, operands)
     if laid is None:
         return None
-    outer, inner = (dict(zip(_along(operands), steps, strict=True)) for steps in laid)
-    known = common.known_steps(tuple(inner.values()))
+    known = common.known_steps(laid[1])
     needs_grad = zip(operands, request.wanted, strict=True)
     spec = Spec(
         formula,
@@ -50,9 +50,21 @@ def prepare(request: Request) -> Launch | None:
         tuple(name for name, needed in needs_grad if needed),
         request.value,
         request.dtype,
-        tuple((n, step) for n, step in zip(inner, known, strict=True) if step != 1),
+        tuple((n, step) for n, step in zip(_along(operands), known, strict=True) if step != 1),
         request.upstream is not None,
     )
+    return spec, laid
+
+
+def prepare(request: Request) -> Launch | None:
+    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
+    specified = specify(request)
+    if specified is None:
+        return None
+    spec, laid = specified
+    formula = spec.formula
+    operands = floating(formula)
+    outer, inner = (dict(zip(_along(operands), steps, strict=True)) for steps in laid)
     rows, columns = math.prod(request.shape[:-1]), request.shape[-1]
     per_chunk = max(1, chunks.CHUNK // max(1, columns))
     pieces = chunks.count(rows, per_chunk)
@@ -71,12 +83,16 @@ def prepare(request: Request) -> Launch | None:
             f"{name}_step": inner.get(name, 0),
             f"grad_{name}": At("gradient", k),
         }
-    constants = [n for n, kind in kinds.items() if kind not in ("element", "per_row")]
+    constants = [n for n in formula.operands if n not in operands]
     values |= {name: At("constant", k) for k, name in enumerate(constants)}
-    labels = [k for k, name in enumerate(constants) if kinds[name] == "index"]
-    walk = survey(request, rows, 0, columns, constant=labels[0]) if labels else {}
+    walk: dict[str, Any] = {}
+    weighted = formula.graph(**dict(spec.options)).weight is not None
+    mean = request.reduction == "mean"
+    if "index" in formula.operands.values() or (weighted and mean):
+        first = replace(spec, needs_grad=(), value="survey", has_grad_output=False)
+        walk = surveyed(first, pieces, weighted and mean)
     scale = 1.0
-    if request.reduction == "mean":
+    if mean and not weighted:
         scale = 1.0 / rows if rows else math.nan
     return ready(
         request,
@@ -89,9 +105,33 @@ def prepare(request: Request) -> Launch | None:
     )
 
 
+def surveyed(spec: Spec, pieces: int, weighs: bool) -> dict[str, Any]:
+    """Prepare a first walk over all rows, which finds labels that name no column.
+
+    It also gives the sum of the weights that a weighted mean divides by, which has to be known
+    before the first gradient.
+    """
+    stage = Stage(kernel(spec), pieces, gathered(), 1, 2 * pieces)
+    integers = (0, pieces, 0, 0, 0, 0, 0, 0, PLAIN if weighs else 0)
+    return {"survey": stage, "survey_integers": integers}
+
+
+def floating(formula: Formula) -> dict[str, str]:
+    """Give the operands that are floating-point numbers, in their order, and how each varies."""
+    kinds = formula.operands.items()
+    return {name: kind for name, kind in kinds if kind in ("element", "per_row")}
+
+
 def _along(operands: dict[str, str]) -> list[str]:
     """Name the operands that vary along the row."""
     return [name for name, kind in operands.items() if kind == "element"]
+
+
+def source(request: Request) -> str:
+    """Give the source of a request's kernel."""
+    specified = specify(request)
+    assert specified is not None, "the operands are contiguous"
+    return emit_cpu.source(specified[0])
 
 
 spread = common.spread

@@ -102,7 +102,12 @@ def kernels(dtype: str, weighted: bool, ignores: bool) -> tuple[Any, Any]:
         WEIGHTED=weighted,
         IGNORES=ignores,
     )
-    return walk, compiler.worker(gather, {}, np.float64)
+    return walk, gathered()
+
+
+def gathered() -> Any:
+    """Compile the step that gathers what a survey found."""
+    return compiler.worker(gather, {}, np.float64)
 
 
 def survey(

@@ -1,0 +1,79 @@
+"""The source of a loss's kernels."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+
+def source(
+    loss: Callable[..., Any],
+    device: str = "cpu",
+    dtype: str = "float32",
+    reduction: str = "mean",
+    gradients: bool = True,
+    shape: tuple[int, ...] = (8, 16),
+    **options: Any,
+) -> str:
+    """Give the Python source of the kernel that computes a loss.
+
+    Parameters
+    ----------
+    loss : function
+        A loss of nbloss, or one's own.
+    device : {"cpu"}, optional
+    dtype : {"float32", "float64", "float16", "bfloat16"}, optional
+        Type of the operands.
+    reduction : {"mean", "sum", "none"}, optional
+    gradients : bool, optional
+        Whether the kernel makes the gradients as well; with ``reduction="none"`` the gradients have
+        a kernel of their own, which is given then.
+    shape : tuple of int, optional
+        Shape of the operands; scores of shape (N, C, d1, ...) have kernels of their own.
+    **options
+        Further arguments of the loss, such as ``label_smoothing=0.1`` or ``p=1``.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError
+        If ``loss`` is no loss of nbloss.
+    ValueError
+        If the device is unknown.
+
+    Examples
+    --------
+    >>> import nbloss
+    >>> print(nbloss.source(nbloss.huber_loss).splitlines()[0])
+    def huber_loss(call, numbers, chunk):
+    """
+    if device != "cpu":
+        raise ValueError(f"device must be 'cpu', got {device!r}")
+    if not hasattr(loss, "build"):
+        raise TypeError(f"loss must be a loss of nbloss, got {loss!r}")
+    # Numba comes with these.
+    from nbloss.bridge import numpy as xp
+    from nbloss.commands.samples import sample
+    from nbloss.engine.evaluate import PATTERNS, request
+    from nbloss.engine.memory import STORED
+    from nbloss.engine.registry import LOSSES
+
+    if dtype not in STORED:
+        raise ValueError(f"dtype must be one of {', '.join(STORED)}, got {dtype!r}")
+    definition = LOSSES[loss.build.__name__]
+    chosen = sample(definition, *shape)
+    problem = loss.build(xp, *chosen.operands, reduction=reduction, **options)
+    wanted = tuple(gradients and has for has in problem.differentiable)
+    value = "each" if reduction == "none" else "sum"
+    upstream = None
+    pattern = PATTERNS[problem.definition.pattern]
+    if gradients and reduction == "none":
+        value = ""
+        upstream = pattern.spread(xp, np.ones(pattern.value_shape(problem)), problem)
+    asked = request(xp, problem, problem.operands, wanted, value, upstream)
+    # NumPy has no bfloat16, and the kernel is not run.
+    return pattern.source(replace(asked, dtype=dtype))
