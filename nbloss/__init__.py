@@ -7,7 +7,7 @@ package brings in neither torch nor Numba; both come with the first call that ne
 import importlib
 from types import ModuleType
 
-from nbloss import distances, functional
+from nbloss import distances, functional, primitives
 from nbloss._version import __version__
 from nbloss.define import pointwise, rowwise
 from nbloss.engine.distance import Distance, distance
@@ -31,6 +31,7 @@ __all__ = [
     "nn",  # noqa: F405 (comes by __getattr__)
     "patch_torch",
     "pointwise",
+    "primitives",
     "rowwise",
     "source",
     "unpatch_torch",

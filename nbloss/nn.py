@@ -50,9 +50,7 @@ def _derived(name: str, theirs: type[torch.nn.Module]) -> type[torch.nn.Module]:
 
 def _own(name: str, definition: Definition) -> type[torch.nn.Module]:
     """Make a class for a loss that torch lacks: parameters and reduction in the constructor."""
-    symbolic = definition.symbolic
-    assert symbolic is not None, "torch has a class for all others"
-    parameters = {**symbolic.parameters, **symbolic.options}
+    parameters = {**definition.symbolic.parameters, **definition.symbolic.options}
     getattr(F, definition.name)  # makes the function, for forward to find
 
     def __init__(self: Any, *, reduction: str = "mean", **given: float) -> None:

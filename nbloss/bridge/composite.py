@@ -262,7 +262,7 @@ def pairs(problem: Problem) -> Tensor:
 
 
 def rows(problem: Problem) -> Tensor:
-    formula, options = problem.definition.symbolic, {}
+    formula, options = problem.definition.symbolic, dict[str, Any]()
     if problem.options is not None:
         formula, options = problem.options.formula(formula)
     kinds = formula.operands

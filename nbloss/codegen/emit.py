@@ -4,18 +4,16 @@ A source is written to be read. Its names are those of the formula's arguments a
 a derivative is called ``grad_`` and what it is taken with respect to.
 """
 
-import keyword
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from nbloss.codegen import runtime
-from nbloss.codegen.spec import Spec
+from nbloss.codegen.spec import GRAD_OUTPUT, GRADIENT_FACTOR, RESERVED, Spec, identifier
 from nbloss.formula.derive import Guard, is_at_label, label_of, slopes, times
 from nbloss.formula.expression import (
     COLUMN,
-    ELEMENTWISE,
     ROW,
+    FormulaError,
     Node,
     ancestors,
     node,
@@ -60,37 +58,6 @@ NAMES = {
     "where": "chosen",
     "masked": "kept_slope",
     "sign": "direction",
-}
-# Names that a source has for other things, or calls.
-RESERVED = {
-    *ELEMENTWISE,
-    *keyword.kwlist,
-    *runtime.names("float32"),
-    *(
-        "call",
-        "numbers",
-        "chunk",
-        "row",
-        "rows",
-        "columns",
-        "all_columns",
-        "spatial_size",
-        "per_row",
-    ),
-    *("c", "j", "first", "last", "start", "segment", "tile", "tiles", "number", "sample", "place"),
-    *(
-        "result",
-        "values",
-        "scale",
-        "nothing",
-        "odd",
-        "is_odd",
-        "is_ignored",
-        "named",
-        "abs",
-        "range",
-    ),
-    *("min", "max"),
 }
 
 
@@ -137,7 +104,7 @@ class Writer:
         self.is_half = spec.dtype in ("float16", "bfloat16")
         self.real = "float32" if self.is_half else spec.dtype
         self.names: dict[Node, str] = {}
-        self.taken = {*self.arrays, *spec.formula.parameters, *RESERVED}
+        self.taken = {*self.arrays, *map(identifier, spec.formula.parameters), *RESERVED}
         self.label = next((n for n, kind in self.arrays.items() if kind == "index"), None)
         self._schedule()
 
@@ -147,9 +114,9 @@ class Writer:
         graph = spec.formula.graph(**dict(spec.options))
         names = dict(graph.names)
         names.setdefault(graph.value, "value")
-        grad_output = parameter("scale")
+        grad_output = parameter(GRADIENT_FACTOR)
         if spec.has_grad_output:
-            upstream = operand("grad_output", self.arrays["grad_output"])
+            upstream = operand(GRAD_OUTPUT, self.arrays["grad_output"])
             grad_output = times(grad_output, upstream)
         operands = [operand(n, spec.formula.operands[n]) for n in spec.needs_grad]
         found = slopes(graph, operands, grad_output, names)
@@ -157,6 +124,11 @@ class Writer:
         slopes_of = dict(zip(spec.needs_grad, map(lower, found), strict=True))
         results = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "element"}
         of_rows = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "per_row"}
+        if set(spec.arrays) & {*results, *of_rows, "values"}:
+            raise FormulaError(
+                f"{spec.formula.name}: an operand cannot be called grad_ and the name of another, "
+                "or values"
+            )
         self.outputs = list(results)
         value = lower(graph.value) if spec.value else None
         if spec.value == "survey":
@@ -205,13 +177,13 @@ class Writer:
             case "number":
                 return self._number(x.data, priority)
             case "parameter":
-                return str(x.data)
+                return identifier(x.data)
             case "width":
                 return f"{self.real}(columns)"
             case "column":
                 return "c"
             case "operand" if x.data[1] == "index":
-                return x.data[0] + self.of_row(x)
+                return identifier(x.data[0]) + self.of_row(x)
             case "operand":
                 return self.loaded(x.data[0], x.data[1], "c")
             case "gather":
@@ -265,7 +237,7 @@ class Writer:
 
     def loaded(self, name: str, kind: str, column: str) -> str:
         """Write how a number is read."""
-        text = self.element(name, kind, column)
+        text = self.element(identifier(name), kind, column)
         return f"widen({text})" if self.is_half else text
 
     def stored(self, element: str, text: str) -> str:

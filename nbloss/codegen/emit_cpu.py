@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from nbloss.codegen.emit import Fold, Writer
-from nbloss.codegen.spec import Spec
-from nbloss.formula.expression import CONDITIONS, ROW, Node, ancestors
+from nbloss.codegen.spec import GRADIENT_FACTOR, Spec, identifier
+from nbloss.formula.expression import CONDITIONS, ROW, Node, ancestors, parameter
 from nbloss.formula.schedule import Walk
 
 
@@ -31,15 +31,12 @@ class Rows(Writer):
         self("rows, columns = call.rows, call.columns")
         if spec.tiled:
             self("spatial_size = call.spatial_size")
-        used = self._used_parameters()
-        self(
-            *(
-                f"{n} = {self.real}(numbers.{n})"
-                for n in ("scale", *formula.parameters)
-                if n in used
-            )
-        )
-        for name, kind in self.arrays.items():
+        used = self._used()
+        for name in (GRADIENT_FACTOR, *formula.parameters):
+            if parameter(name) in used:
+                self(f"{identifier(name)} = {self.real}(numbers.{identifier(name)})")
+        self.read = {n: kind for n, kind in self.arrays.items() if self._is_read(n, kind, used)}
+        for name, kind in self.read.items():
             if kind == "per_column":
                 self(f"{name} = pointer(call.{name}, stored)")
             elif kind != "index":
@@ -58,13 +55,20 @@ class Rows(Writer):
                 "result = float64(0.0)" if by_row else "partials = pointer(call.partials, float64)"
             )
 
-    def _used_parameters(self) -> set[str]:
+    def _is_read(self, name: str, kind: str, used: set[Node]) -> bool:
+        """Whether the kernel reads an array; labels it does in any case, to look at them."""
+        return kind == "index" or any(
+            x.op == "operand" and x.data[1] == kind and identifier(x.data[0]) == name for x in used
+        )
+
+    def _used(self) -> set[Node]:
+        """Give all that the kernel is made of."""
         made = self.schedule
         roots = [x for w in (*made.shared, *made.walks) for x in w.roots]
         roots += [x for w in made.walks for *_, x in w.at_labels]
         roots += [w.guard[0] for w in made.walks if w.guard]
         roots += [*made.of_rows.values(), *([] if made.value is None else [made.value])]
-        return {x.data for x in ancestors(*roots) if x.op == "parameter"}
+        return set(ancestors(*roots))
 
     @contextmanager
     def rows(self) -> Iterator[None]:
@@ -79,7 +83,7 @@ class Rows(Writer):
         )
         self._clear("first * columns", "last * columns")
         with self.block("for row in range(first, last):"):
-            for name, kind in self.arrays.items():
+            for name, kind in self.read.items():
                 if kind in ("element", "per_row"):
                     self(f"{name} = offset(all_{name}, row * call.{name}_row_step)")
                 elif kind == "index":
@@ -140,7 +144,7 @@ class Rows(Writer):
                 f"start = (segment - row * per_row) * {size}",
                 f"columns = min({size}, all_columns - start)",
             )
-            for name, kind in self.arrays.items():
+            for name, kind in self.read.items():
                 along = {0: "", 1: " + start", -1: f" + start * {name}_step"}[self.spec.step(name)]
                 if kind == "per_row":
                     along = ""
@@ -149,7 +153,7 @@ class Rows(Writer):
             self(*(f"{n} = offset(all_{n}, row * all_columns + start)" for n in outputs))
             if not self.spec.steps:
                 self("# Of the next segment: the processor itself brings memory page by page.")
-                self(*(f"fetch({name}, columns)" for name in self.arrays))
+                self(*(f"fetch({name}, columns)" for name in self.read))
             yield
 
     def is_segmented(self, walk: Walk) -> bool:
@@ -264,7 +268,7 @@ class Tiles(Rows):
         with self.block("for number in range(first, last):"):
             self("sample = number // tiles", f"place = (number - sample * tiles) * {size}")
             self(f"tile = min({size}, spatial_size - place)")
-            for name, kind in self.arrays.items():
+            for name, kind in self.read.items():
                 if kind in ("element", "per_row"):
                     self(f"{name} = offset(all_{name}, sample * call.{name}_row_step + place)")
             for name in self.outputs:

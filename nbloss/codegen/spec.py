@@ -1,8 +1,10 @@
 """What a kernel is asked for, and where it finds the numbers of a call."""
 
+import keyword
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbloss.codegen import runtime
 from nbloss.engine import chunks
 from nbloss.engine.launch import FIRST_PARAMETER, GRADIENT_SCALE, PARTIALS
 from nbloss.formula.trace import Formula
@@ -10,6 +12,50 @@ from nbloss.formula.trace import Formula
 # The block of integers: where the values go, and the sums of the chunks. Between them lie the
 # fields that a kernel has of its own; the combiner reads those at 1 and 2.
 VALUES, FIRST_FIELD = 0, 3
+
+
+# Names that a source has for other things, or calls.
+RESERVED = {
+    *keyword.kwlist,
+    *runtime.names("float32"),
+    *(
+        "call",
+        "numbers",
+        "chunk",
+        "row",
+        "rows",
+        "columns",
+        "all_columns",
+        "spatial_size",
+        "per_row",
+    ),
+    *("c", "j", "first", "last", "start", "segment", "tile", "tiles", "number", "sample", "place"),
+    *(
+        "result",
+        "values",
+        "gradient_factor",
+        "grad_output",
+        "nothing",
+        "odd",
+        "is_odd",
+        "is_ignored",
+        "named",
+        "abs",
+        "range",
+    ),
+    *("min", "max"),
+}
+
+
+def identifier(name: str) -> str:
+    """Give the name that an argument of the formula has in a source."""
+    if name in INTERNAL:
+        return name.replace(" ", "_")
+    return f"{name}_" if name in RESERVED else name
+
+
+# What every kernel is given; no argument of a formula can have such a name.
+GRADIENT_FACTOR, GRAD_OUTPUT = INTERNAL = ("gradient factor", "grad output")
 
 
 @dataclass(frozen=True)
@@ -55,11 +101,12 @@ class Spec:
 
     @property
     def arrays(self) -> dict[str, str]:
-        """The arrays that are read, and how each varies."""
+        """The arrays that are read, by their names in the source, and how each varies."""
         absent = dict(self.options)
-        there = {n: kind for n, kind in self.formula.operands.items() if n not in absent}
+        operands = self.formula.operands.items()
+        there = {identifier(n): kind for n, kind in operands if n not in absent}
         if self.has_grad_output:
-            there["grad_output"] = "per_row" if self.formula.rowwise else "element"
+            there[identifier(GRAD_OUTPUT)] = "per_row" if self.formula.rowwise else "element"
         return there
 
     @property
@@ -81,11 +128,14 @@ class Spec:
     def numbers(self) -> dict[str, int]:
         """The floats of a call: their places in the block, by name."""
         parameters = enumerate(self.formula.parameters, FIRST_PARAMETER)
-        return {"scale": GRADIENT_SCALE, **{name: k for k, name in parameters}}
+        return {
+            identifier(GRADIENT_FACTOR): GRADIENT_SCALE,
+            **{identifier(name): k for k, name in parameters},
+        }
 
     def step(self, name: str) -> int:
         """Say how an operand steps along the row: 1, 0, or -1 for a step that the call says."""
-        return dict(self.steps).get(name, 1)
+        return {identifier(n): step for n, step in self.steps}.get(name, 1)
 
     def block(self, groups: int, per_group: int, values: dict[str, Any]) -> tuple[Any, ...]:
         """Lay the integers of a call out, from their values by name.

@@ -1,5 +1,6 @@
 """Random operands for each loss, for what calls them all."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +35,8 @@ def sample(definition: Definition, *shape: int) -> Sample:
         for row in labels:
             row[:few] = rng.permutation(columns)[:few]
         return Sample([numbers(), labels], (0,))
-    assert definition.symbolic is not None
-    made = {
+    kinds = definition.symbolic.operands
+    made: dict[str, Callable[[], Any]] = {
         "element": numbers,
         "per_row": lambda: rng.normal(size=shape[:-1]),
         "per_column": lambda: rng.uniform(0.5, 2.0, shape[-1:]),
@@ -44,7 +45,7 @@ def sample(definition: Definition, *shape: int) -> Sample:
     operands = [
         rng.choice(TARGETS[definition.name], shape)
         if name == "target" and definition.name in TARGETS
-        else made[definition.symbolic.operands[name]]()
+        else made[kinds[name]]()
         for name in definition.operands
     ]
     places = enumerate(definition.operands)

@@ -32,7 +32,9 @@ class Definition:
     name : str
         Name of the function in ``nbloss.functional``.
     formula : function
-        Plain Python over the primitives; returns the value and its derivatives.
+        Plain Python over the primitives; returns the value.
+    symbolic : Formula
+        The same for the compiler.
     pattern : str
         Name of the module of :mod:`nbloss.engine.patterns` that turns it into kernels.
     operands : tuple of str
@@ -56,8 +58,6 @@ class Definition:
     row_formulas : tuple of Formula
         The formulas of a row's value, from which the CPU's kernels are made: for a label, and for
         probabilities.
-    symbolic : Formula or None
-        The formula for the compiler.
     optional : tuple of str
         Operands of the formula that may be left out, and are 1 then.
     of_distances : Definition or None
@@ -66,6 +66,7 @@ class Definition:
 
     name: str
     formula: Callable
+    symbolic: Formula
     pattern: str
     operands: tuple[str, ...]
     parameters: Mapping[str, float]
@@ -76,14 +77,13 @@ class Definition:
     saves_operands: bool = True
     sparse_gradient: bool = False
     row_formulas: tuple[Formula, ...] = ()
-    symbolic: Formula | None = None
     optional: tuple[str, ...] = ()
     of_distances: "Definition | None" = None
 
     @functools.cache  # noqa: B019 (definitions are few, and live as long as their losses)
     def stated(self, options: tuple[tuple[str, Any], ...] = ()) -> Callable[..., tuple]:
         """Give the value and the derivatives of an element, as a function of numbers."""
-        if self.symbolic is None:
+        if self.pattern == "classes":
             return self.formula
         from nbloss.codegen import emit_scalar  # and Numba with it
 
@@ -103,8 +103,8 @@ class Definition:
         It may be another class than the target's, an ignored row, or a margin that is kept. The
         gradient is 0 then, in torch as well, though `grad_output` be infinite or NaN.
         """
-        if self.symbolic is None:
-            return self.pattern == "classes" or "at_kink" in self.parameters
+        if self.pattern == "classes":
+            return True
         graph = self.symbolic.graph()
         return any(x.op == "clamp_min" for x in expression.ancestors(graph.value))
 
@@ -132,6 +132,7 @@ def define(pattern: str, formula: Callable, module: str | None = None, **more: A
         Definition(
             name=formula.__name__,
             formula=formula,
+            symbolic=more["row_formulas"][0],
             pattern=pattern,
             module=module or camel_case(formula.__name__),
             **fields,
@@ -267,12 +268,12 @@ def rowwise(
         Definition(
             function.__name__,
             function,
+            symbolic,
             "rows",
             tuple(symbolic.operands),
             symbolic.parameters,
             with_derivative(symbolic, floats),
             module or camel_case(function.__name__),
-            symbolic=symbolic,
         )
     )
 
@@ -290,7 +291,6 @@ def check_options(symbolic: Formula) -> None:
 def check_derivatives(definition: Definition) -> None:
     """Compare derivatives that an element's formula states with finite differences."""
     symbolic = definition.symbolic
-    assert symbolic is not None
     graph = symbolic.graph()
     stated = tuple(name for name in symbolic.overrides if name in symbolic.operands)
     operands = [expression.operand(name) for name in stated]
@@ -318,12 +318,12 @@ def element(
     return Definition(
         function.__name__,
         function,
+        symbolic,
         "pointwise",
         operands,
         symbolic.parameters,
         with_derivative(symbolic, operands),
         module,
-        symbolic=symbolic,
         optional=optional,
         **more,
     )
@@ -428,13 +428,13 @@ def triplet(*, of_distances: Callable, module: str | None = None) -> Callable[..
             Definition(
                 function.__name__,
                 function,
+                symbolic,
                 "rows",
                 tuple(symbolic.operands),
                 symbolic.parameters,
                 tuple(symbolic.operands),
                 module or camel_case(function.__name__),
                 saves_operands=False,
-                symbolic=symbolic,
                 of_distances=measured,
             )
         )

@@ -79,7 +79,6 @@ def default(definition: Definition) -> Callable[..., Any]:
     defaults that they have in the formula.
     """
     formula = definition.symbolic
-    assert formula is not None
 
     def build(xp: Any, *arguments: Any, **named: Any) -> Problem:
         bound = signature.bind(xp, *arguments, **named)
@@ -183,7 +182,6 @@ SHAPES = {
 
 def _docstring(definition: Definition) -> str:
     formula = definition.symbolic
-    assert formula is not None
     text = inspect.cleandoc(definition.formula.__doc__ or f"The {definition.name}.")
     operands = "".join(
         f"{name} : {SHAPES[kind] if formula.rowwise else 'tensor or array'}\n"

@@ -1,11 +1,12 @@
 """Losses of an anchor, a positive example like it and a negative example unlike it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from nbloss.bridge.refusal import refuse
 from nbloss.engine.distance import Distance
 from nbloss.engine.problem import Problem, TripletOptions
+from nbloss.engine.registry import Definition
 from nbloss.functional import contract
 from nbloss.functional.face import face
 from nbloss.losses import triplet as definitions
@@ -13,7 +14,7 @@ from nbloss.losses.distances import lp, minkowski
 
 NAMES = ("anchor", "positive", "negative")
 # The same on distances that have been measured.
-OF_DISTANCES = definitions.triplet_margin_loss.of_distances
+OF_DISTANCES = cast(Definition, definitions.triplet_margin_loss.of_distances)
 
 
 @face

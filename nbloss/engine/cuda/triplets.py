@@ -362,14 +362,14 @@ def scalars(request: Request) -> dict[str, Any]:
     _, term, finish, _ = terms(request.options.distance.formula)
     return {
         "loss": request.definition.of_distances.stated(),
-        "nearer": nearer(),
+        "nearer": smaller_distance(),
         "term": term,
         **({} if finish is None else {"finish": finish}),
     }
 
 
 @functools.cache
-def nearer() -> Callable:
+def smaller_distance() -> Callable:
     """The smaller of two distances, and its derivatives."""
     first, second = (expression.operand(name) for name in ("first", "second"))
     smaller = expression.apply("minimum", first, second)

@@ -6,7 +6,7 @@ from typing import Any
 
 from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
-from nbloss.codegen.spec import Spec
+from nbloss.codegen.spec import GRAD_OUTPUT, Spec
 from nbloss.engine import chunks
 from nbloss.engine.launch import (
     OUT,
@@ -112,7 +112,7 @@ def specify(request: Request, laid: Blocks) -> Spec:
     formula = definition.symbolic
     names = (*definition.operands, *definition.optional)[: len(request.strides)]
     absent = tuple((name, 1.0) for name in definition.optional if name not in names)
-    arrays = (*names, *(("grad_output",) if request.upstream is not None else ()))
+    arrays = (*names, *((GRAD_OUTPUT,) if request.upstream is not None else ()))
     steps = zip(arrays, laid.flags["STEPS"], strict=True)
     needs_grad = zip(names, request.wanted, strict=True)
     return Spec(
@@ -147,6 +147,7 @@ def prepare(request: Request) -> Launch | None:
     for k, name in enumerate(spec.arrays):
         _, outer, inner = integers[3 * k : 3 * k + 3]
         values |= {name: addresses[name], f"{name}_row_step": outer, f"{name}_step": inner}
+    for k, name in enumerate((*request.definition.operands, *request.definition.optional)):
         values[f"grad_{name}"] = At("gradient", k)
     groups = laid.groups if laid.value == "sum" else 0
     return ready(

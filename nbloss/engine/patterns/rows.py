@@ -6,7 +6,7 @@ from typing import Any
 
 from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
-from nbloss.codegen.spec import Spec
+from nbloss.codegen.spec import Spec, identifier
 from nbloss.engine import chunks
 from nbloss.engine.launch import OUT, UPSTREAM, At, Launch, Request, Stage, ready
 from nbloss.engine.patterns import common
@@ -77,14 +77,15 @@ def prepare(request: Request) -> Launch | None:
         "grad_output_row_step": 1,
     }
     for k, name in enumerate(operands):
+        field = identifier(name)
         values |= {
-            name: At("operand", k),
-            f"{name}_row_step": outer.get(name, 1),
-            f"{name}_step": inner.get(name, 0),
+            field: At("operand", k),
+            f"{field}_row_step": outer.get(name, 1),
+            f"{field}_step": inner.get(name, 0),
             f"grad_{name}": At("gradient", k),
         }
     constants = [n for n in formula.operands if n not in operands]
-    values |= {name: At("constant", k) for k, name in enumerate(constants)}
+    values |= {identifier(name): At("constant", k) for k, name in enumerate(constants)}
     walk: dict[str, Any] = {}
     weighted = formula.graph(**dict(spec.options)).weight is not None
     mean = request.reduction == "mean"
