@@ -14,7 +14,7 @@ from nbloss.engine.distance import Distance, distance
 from nbloss.formula.expression import FormulaError
 from nbloss.formula.trace import Index, PerColumn, PerRow
 from nbloss.functional import *  # noqa: F403
-from nbloss.gradients import value_and_grad
+from nbloss.gradients import value_and_grad, value_grad_hess
 from nbloss.patch import patch_torch, unpatch_torch
 from nbloss.sources import source
 
@@ -36,6 +36,7 @@ __all__ = [
     "source",
     "unpatch_torch",
     "value_and_grad",
+    "value_grad_hess",
     *functional.__all__,
 ]
 

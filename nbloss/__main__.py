@@ -1,12 +1,13 @@
-"""The command line: what there is on this machine, how fast it is, and kernels compiled ahead."""
+"""The command line: this machine, how fast it is, kernels compiled ahead, and their sources."""
 
 import argparse
 import sys
 
 from nbloss._version import __version__
-from nbloss.commands import bench, info, warmup
+from nbloss.commands import bench, info, source, warmup
 
 NEEDS_RICH = "python -m nbloss prints with rich: pip install 'nbloss[cli]'"
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
 
@@ -22,10 +23,16 @@ def main(arguments: list[str] | None = None) -> int:
         ("info", info.run, "versions, threads, processor, cache, CUDA"),
         ("bench", bench.run, "time each loss beside torch's own, in less than a minute"),
         ("warmup", warmup.run, "compile the kernels of all losses ahead, into the cache on disk"),
+        ("source", source.run, "print the source of the kernel that computes a loss"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        if name != "warmup":
+        if name == "source":
+            command.add_argument("name", help="the loss, such as huber_loss")
+            command.add_argument("--device", default="cpu", choices=["cpu"])
+            command.add_argument("--dtype", default="float32", choices=DTYPES)
+            command.add_argument("--reduction", default="mean", choices=["mean", "sum", "none"])
+        if name in ("info", "bench"):
             command.add_argument(
                 "--json", action="store_true", help="print JSON instead of a table"
             )
@@ -34,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "--dtypes",
                 nargs="+",
                 default=["float32"],
-                choices=["float16", "bfloat16", "float32", "float64"],
+                choices=DTYPES,
                 help="number types to compile for (%(default)s)",
             )
     options = parser.parse_args(arguments)

@@ -44,6 +44,86 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     >>> float(value), gradient.tolist()
     (1.3125, [0.25, 0.5])
     """
+    loss, before, named_before = unwrapped(fn)
+    single = not isinstance(argnums, Sequence)
+    chosen = arguments_at(loss, argnums, len(before))
+
+    # Not what `loss` has for attributes: the result is no loss.
+    @functools.wraps(loss, updated=())
+    def both(*arguments: Any, **named: Any) -> tuple[Any, Any]:
+        named = {**named_before, **named}
+        arguments = (*before, *arguments)
+        value, gradients = _evaluate(loss, chosen, arguments, named)
+        return value, gradients[0] if single else tuple(gradients)
+
+    return both
+
+
+def value_grad_hess(fn: Callable[..., Any], argnum: int = 0) -> Callable[..., Any]:
+    """Make a function that gives a loss, its gradient and the diagonal of its Hessian.
+
+    They are what libraries for gradient boosting ask of an objective.
+
+    Parameters
+    ----------
+    fn : function
+        A pointwise loss, :func:`nbloss.cross_entropy` or a loss of rows of one's own; or
+        ``functools.partial`` of one.
+    argnum : int, optional
+        The position of the argument to differentiate with respect to.
+
+    Returns
+    -------
+    function
+        It takes the arguments of ``fn``, as arrays, and returns ``(value, gradient, hessian)``. The
+        last two have the argument's shape. With ``reduction="none"`` they are those of the sum of
+        the values.
+
+    Raises
+    ------
+    TypeError
+        If ``fn`` is no loss of nbloss, or when called with something that is no array.
+    NotImplementedError
+        If the loss is of another kind.
+    ValueError
+        If an argument has no gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbloss
+    >>> objective = nbloss.value_grad_hess(nbloss.huber_loss)
+    >>> value, gradient, hessian = objective(np.array([0.5, 3.0]), np.zeros(2), reduction="sum")
+    >>> float(value), gradient.tolist(), hessian.tolist()
+    (2.625, [0.5, 1.0], [1.0, 0.0])
+    """
+    loss, before, named_before = unwrapped(fn)
+    chosen = arguments_at(loss, argnum, len(before))
+
+    @functools.wraps(loss, updated=())
+    def three(*arguments: Any, **named: Any) -> tuple[Any, Any, Any]:
+        from nbloss.bridge.numpy import bridge_of
+        from nbloss.engine.evaluate import hessian_diagonal
+
+        named = {**named_before, **named}
+        arguments = (*before, *arguments)
+        value, (gradient,) = _evaluate(loss, chosen, arguments, named)
+        xp, problem, given, first = _problem(loss, arguments, named)
+        definition = problem.definition
+        if definition.pattern == "pairs" or definition.of_distances or xp is not bridge_of(None):
+            raise NotImplementedError(
+                "value_grad_hess() takes pointwise losses, cross_entropy and one's own losses of "
+                f"rows, of NumPy arrays, not {loss.__name__}() of these"
+            )
+        wanted = tuple(name in chosen for name in problem.names)
+        found = dict(zip(problem.names, hessian_diagonal(xp, problem, wanted), strict=True))
+        return value, gradient, _like(found[chosen[0]], given[chosen[0]])
+
+    return three
+
+
+def unwrapped(fn: Any) -> tuple[Any, tuple, dict[str, Any]]:
+    """Give a loss, and the arguments that ``functools.partial`` has fixed."""
     loss: Any = fn
     before: tuple = ()
     named_before: dict[str, Any] = {}
@@ -57,8 +137,13 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         )
     if not hasattr(loss, "build"):
         raise TypeError(f"fn must be a loss of nbloss, or functools.partial of one, got {fn!r}")
+    return loss, before, named_before
+
+
+def arguments_at(loss: Any, argnums: Any, count: int) -> list[str]:
+    """Name the arguments at positions, after a number of arguments that are fixed."""
     names = list(signature(loss).parameters)
-    numbers = (argnums,) if (single := not isinstance(argnums, Sequence)) else argnums
+    numbers = argnums if isinstance(argnums, Sequence) else (argnums,)
     chosen = []
     for given in numbers:
         try:
@@ -67,38 +152,19 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
             raise TypeError(
                 f"argnums must be an int or a sequence of int, got {argnums!r}"
             ) from None
-        place = number + len(before) if number >= 0 else number
+        place = number + count if number >= 0 else number
         if not -len(names) <= place < len(names):
             raise ValueError(f"argnums has {number}, but {loss.__name__}() takes {names}")
         chosen.append(names[place])
-
-    # Not what `loss` has for attributes: the result is no loss.
-    @functools.wraps(loss, updated=())
-    def both(*arguments: Any, **named: Any) -> tuple[Any, Any]:
-        named = {**named_before, **named}
-        arguments = (*before, *arguments)
-        value, gradients = _evaluate(loss, chosen, arguments, named)
-        return value, gradients[0] if single else tuple(gradients)
-
-    return both
+    return chosen
 
 
 def _evaluate(
     loss: Any, chosen: list[str], arguments: tuple, named: dict[str, Any]
 ) -> tuple[Any, list[Any]]:
-    from nbloss.bridge.numpy import bridge_of, built
     from nbloss.engine.evaluate import backward, forward
 
-    given = signature(loss).bind(*arguments, **named).arguments
-    first = given.get(loss.leading)
-    if hasattr(type(first), "__torch_function__"):
-        raise TypeError(
-            f"value_and_grad takes arrays, but {loss.leading} is a {type(first).__name__} of "
-            f"torch; for tensors call {loss.__name__}(), and then .backward() or "
-            "torch.autograd.grad"
-        )
-    xp = bridge_of(first)
-    problem = built(xp, loss, arguments, named)
+    xp, problem, given, first = _problem(loss, arguments, named)
     possible = [n for n, has in zip(problem.names, problem.differentiable, strict=True) if has]
     for name in chosen:
         if name not in possible:
@@ -113,6 +179,23 @@ def _evaluate(
     by_name = dict(zip(problem.names, gradients, strict=True))
     found = [_like(by_name[name], given[name]) for name in chosen]
     return xp.as_given(value[()], first), [xp.as_given(x, first) for x in found]
+
+
+def _problem(loss: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Check the arguments of a loss of arrays; give their module, problem, names and the first."""
+    from nbloss.bridge.numpy import bridge_of, built
+
+    given = signature(loss).bind(*arguments, **named).arguments
+    first = given.get(loss.leading)
+    if hasattr(type(first), "__torch_function__"):
+        raise TypeError(
+            f"value_and_grad takes arrays, but {loss.leading} is a {type(first).__name__} of "
+            f"torch; for tensors call {loss.__name__}(), and then .backward() or "
+            "torch.autograd.grad"
+        )
+    xp = bridge_of(first)
+    problem = built(xp, loss, arguments, named)
+    return xp, problem, given, first
 
 
 def _like(gradient: Any, argument: Any) -> Any:

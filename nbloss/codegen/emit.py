@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nbloss.codegen.spec import GRAD_OUTPUT, GRADIENT_FACTOR, RESERVED, Spec, identifier
-from nbloss.formula.derive import Guard, is_at_label, label_of, slopes, times
+from nbloss.formula.derive import Guard, diagonal, is_at_label, label_of, slopes, times
 from nbloss.formula.expression import (
     COLUMN,
     ROW,
@@ -120,6 +120,8 @@ class Writer:
             grad_output = times(grad_output, upstream)
         operands = [operand(n, spec.formula.operands[n]) for n in spec.needs_grad]
         found = slopes(graph, operands, grad_output, names)
+        if spec.order == 2:
+            found = [diagonal(x, operand) for x, operand in zip(found, operands, strict=True)]
         kinds = spec.formula.operands
         slopes_of = dict(zip(spec.needs_grad, map(lower, found), strict=True))
         results = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "element"}
@@ -368,7 +370,8 @@ class Writer:
             "": "",
         }[spec.value]
         slopes = ", ".join(spec.needs_grad)
-        slopes = f"the gradients with respect to {slopes}" if slopes else ""
+        what = "the gradients" if spec.order == 1 else "the diagonals of the Hessian"
+        slopes = f"{what} with respect to {slopes}" if slopes else ""
         made = " and ".join(filter(None, (value, slopes)))
         return f'"""{spec.formula.name}, {spec.dtype}: {made}."""'
 

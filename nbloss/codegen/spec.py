@@ -83,6 +83,8 @@ class Spec:
         Whether rows with a certain label cost nothing.
     tiled : bool
         Whether rows lie side by side, as those of scores of shape (N, C, d1, ...) do.
+    order : {1, 2}
+        Whether the gradients are stored, or the diagonals of the Hessian.
     segment, tile : int
         How many numbers are summed in the computing type, and how many rows lie in a tile.
     """
@@ -96,6 +98,7 @@ class Spec:
     has_grad_output: bool = False
     ignores: bool = False
     tiled: bool = False
+    order: int = 1
     segment: int = field(default_factory=lambda: chunks.SEGMENT)
     tile: int = field(default_factory=lambda: chunks.TILE)
 

@@ -10,6 +10,7 @@ Each pattern says what shape its value has (``value_shape``), how the memory is 
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbloss.engine import driver
@@ -80,6 +81,19 @@ def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...])
         upstream = xp.broadcast_to(upstream, one_for_each)
     launch, operands, upstream = fitted(xp, problem, wanted, "", upstream)
     return run(xp, launch, (*operands, *present(problem.constants)), scale, upstream)[1]
+
+
+def hessian_diagonal(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> list:
+    """Give the diagonals of the Hessian of the sum of the values, for the wanted operands."""
+    operands = problem.operands
+    asked = request(xp, problem, operands, wanted, "", None)
+    launch = prepared(replace(asked, order=2))
+    if launch is None:
+        operands = tuple(xp.contiguous(x) for x in operands)
+        asked = request(xp, problem, operands, wanted, "", None)
+        launch = prepared(replace(asked, order=2))
+        assert launch is not None, "every kernel takes contiguous arrays"
+    return run(xp, launch, (*operands, *present(problem.constants)))[1]
 
 
 def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) -> None:

@@ -84,6 +84,8 @@ class Request:
         Steps through the gradient from above, if there is one for each value.
     on_device : bool
         Whether the memory is that of a CUDA device.
+    order : {1, 2}
+        Whether what is stored are gradients, or diagonals of the Hessian.
     """
 
     definition: Any
@@ -98,6 +100,7 @@ class Request:
     value: str
     upstream: tuple[int, ...] | None
     on_device: bool = False
+    order: int = 1
 
 
 class Stage(NamedTuple):

@@ -11,10 +11,12 @@ from typing import TypeAlias
 
 from nbloss.formula.expression import (
     COLUMN,
+    REDUCTIONS,
     ROW_COMPOSITES,
     Node,
     ancestors,
     apply,
+    fail,
     gather,
     is_number,
     node,
@@ -326,3 +328,66 @@ RULES: Mapping[str, Rule] = {
     "log_softmax": lambda n, g, x: (plus(g, -times(node("softmax", x), row_sum(g))),),
     "softmax": lambda n, g, x: (plus(times(g, n), -times(n, row_sum(times(g, n)))),),
 }
+
+
+# --- the diagonal of a second derivative ----------------------------------------------------------
+
+
+def diagonal(slope: Node, x: Node) -> Node:
+    """Differentiate each number of a gradient with respect to its own number of the operand.
+
+    Parameters
+    ----------
+    slope : Node
+        The derivative of a value with respect to ``x``.
+    x : Node
+        An operand that varies along the row.
+
+    Raises
+    ------
+    FormulaError
+        If a number of the gradient depends on its neighbours in a way that the rules don't know.
+    """
+    direct: dict[Node, Node] = {x: ONE}
+    for n in ancestors(slope):
+        if n is not x and any(a in direct for a in n.args):
+            direct[n] = _own_derivative(n, direct)
+    return direct.get(slope, ZERO)
+
+
+def _own_derivative(n: Node, direct: dict[Node, Node]) -> Node:
+    """Give what a node, or a number of the row that it is, changes with its own column of ``x``."""
+    rest = [direct.get(a, ZERO) for a in n.args]
+    match n.op:
+        case "sum" if not _has_active_reduction(n.args[0], direct):
+            return rest[0]
+        case "logsumexp" if not _has_active_reduction(n.args[0], direct):
+            return times(node("softmax", n.args[0]), rest[0])
+        case "log_softmax" if not _has_active_reduction(n.args[0], direct):
+            return times(ONE - node("softmax", n.args[0]), rest[0])
+        case "softmax" if not _has_active_reduction(n.args[0], direct):
+            return times(n, ONE - n, rest[0])
+        case "gather" if not _has_active_reduction(n.args[0], direct):
+            return apply("where", apply("equal", COLUMN_NUMBER, n.args[1]), rest[0], ZERO)
+        case "gather" if n.args[0].op == "log_softmax":
+            (scores,) = n.args[0].args
+            if not _has_active_reduction(scores, direct):
+                own = apply("where", apply("equal", COLUMN_NUMBER, n.args[1]), ONE, ZERO)
+                return times(own - node("softmax", scores), direct.get(scores, ZERO))
+        case "where":
+            return apply("where", n.args[0], rest[1], rest[2])
+        case op if op not in (*REDUCTIONS, *ROW_COMPOSITES) and op in RULES:
+            total = ZERO
+            for part, change in zip(RULES[op](n, ONE, *n.args), rest, strict=True):
+                if part is not None:
+                    total = plus(total, times(part, change))
+            return total
+        case op if op not in RULES:
+            return ZERO  # comparisons, signs
+    raise fail(f"there is no rule for the diagonal of the Hessian of {n.op} in this formula")
+
+
+def _has_active_reduction(x: Node, direct: dict[Node, Node]) -> bool:
+    """Whether numbers along the row depend on the whole row."""
+    along = (*REDUCTIONS, *ROW_COMPOSITES)
+    return any(n.op in along and n in direct for n in ancestors(x))

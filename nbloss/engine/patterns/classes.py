@@ -50,6 +50,7 @@ def specify(request: Request) -> Spec:
         request.upstream is not None,
         by_label,
         tiled,
+        request.order,
     )
 
 

@@ -123,6 +123,7 @@ def specify(request: Request, laid: Blocks) -> Spec:
         request.dtype,
         tuple((name, step) for name, step in steps if step != 1),
         request.upstream is not None,
+        order=request.order,
     )
 
 

@@ -52,6 +52,7 @@ def specify(request: Request) -> tuple[Spec, tuple] | None:
         request.dtype,
         tuple((n, step) for n, step in zip(_along(operands), known, strict=True) if step != 1),
         request.upstream is not None,
+        order=request.order,
     )
     return spec, laid
 
