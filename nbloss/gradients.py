@@ -108,7 +108,7 @@ def value_grad_hess(fn: Callable[..., Any], argnum: int = 0) -> Callable[..., An
         named = {**named_before, **named}
         arguments = (*before, *arguments)
         value, (gradient,) = _evaluate(loss, chosen, arguments, named)
-        xp, problem, given, first = _problem(loss, arguments, named)
+        xp, problem, given, _ = _problem(loss, arguments, named)
         definition = problem.definition
         if definition.pattern == "pairs" or definition.of_distances or xp is not bridge_of(None):
             raise NotImplementedError(

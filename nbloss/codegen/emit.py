@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from nbloss.codegen.layout import laid_out
 from nbloss.codegen.spec import GRAD_OUTPUT, GRADIENT_FACTOR, RESERVED, Spec, identifier
 from nbloss.formula.derive import Guard, diagonal, is_at_label, label_of, slopes, times
 from nbloss.formula.expression import (
@@ -147,7 +148,8 @@ class Writer:
         )
 
     def __call__(self, *lines: str) -> None:
-        self.lines.extend("    " * self.indent + line for line in lines)
+        for line in lines:
+            self.lines += laid_out("    " * self.indent + line)
 
     @contextmanager
     def block(self, *heads: str) -> Iterator[None]:
@@ -360,7 +362,7 @@ class Writer:
         self.ending()
         return "\n".join([*self.lines, ""])
 
-    def title(self) -> str:
+    def title(self) -> list[str]:
         """Say what the kernel does."""
         spec = self.spec
         value = {
@@ -369,11 +371,16 @@ class Writer:
             "survey": "the sum of the weights, and the first label that is out of range",
             "": "",
         }[spec.value]
-        slopes = ", ".join(spec.needs_grad)
-        what = "the gradients" if spec.order == 1 else "the diagonals of the Hessian"
-        slopes = f"{what} with respect to {slopes}" if slopes else ""
-        made = " and ".join(filter(None, (value, slopes)))
-        return f'"""{spec.formula.name}, {spec.dtype}: {made}."""'
+        what = "gradients" if spec.order == 1 else "diagonals of the Hessian"
+        made = [value] if value else []
+        if spec.needs_grad:
+            made.append(f"the {what} with respect to {', '.join(spec.needs_grad)}")
+        return [
+            f'"""Compute {spec.formula.name} in {spec.dtype}.',
+            "",
+            *(f"It makes {' and '.join(made)}.".splitlines()),
+            '"""',
+        ]
 
     def varies_by_row(self, x: Node) -> bool:
         """Whether a number is one of a row."""

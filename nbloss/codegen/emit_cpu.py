@@ -27,7 +27,7 @@ class Rows(Writer):
         spec, formula = self.spec, self.spec.formula
         self(f"def {formula.name}(call, numbers, chunk):")
         self.indent = 1
-        self(self.title(), "wide_vectors()")
+        self(*self.title(), "wide_vectors()")
         self("rows, columns = call.rows, call.columns")
         if spec.tiled:
             self("spatial_size = call.spatial_size")
@@ -174,7 +174,7 @@ class Rows(Writer):
             self.per_row(start, of)
             yield
             joined = [
-                f"{x.whole} = {x.whole} + {x.partial}"
+                f"{x.whole} += {x.partial}"
                 if x.is_sum
                 else f"{x.whole} = {x.join}({x.whole}, {x.partial})"
                 for x in folds

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbloss.formula import expression
-from nbloss.formula.expression import COLUMN, KINDS, Node, fail, node, number
+from nbloss.formula.expression import COLUMN, KINDS, Node, node, number
 
 if TYPE_CHECKING:  # for a type checker a formula's arguments may be anything
     Row: TypeAlias = Any
@@ -162,9 +162,14 @@ def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[N
     except TypeError as error:
         if isinstance(error, expression.FormulaError) or "Node" not in str(error):
             raise
-        raise fail(
+        code, trail = function.__code__, error.__traceback__
+        line = code.co_firstlineno
+        while trail is not None:
+            line = trail.tb_lineno if trail.tb_frame.f_code is code else line
+            trail = trail.tb_next
+        raise expression.FormulaError(
             f"{function.__name__} calls a function that does not know a formula's data: use those "
-            f"of nbloss.primitives or NumPy ({error})"
+            f'of nbloss.primitives or NumPy ({error}) (in "{code.co_filename}", line {line})'
         ) from None
     finally:
         sys.setprofile(before)
