@@ -35,9 +35,10 @@ def _broken(indent: str, text: str) -> Iterator[str]:
         yield indent + text
         return
     end = text.rindex(")")
+    is_call = text[:start].isidentifier()
     yield indent + text[: start + 1]
     for argument in _split(text[start + 1 : end], (", ",)):
-        yield from _broken(indent + STEP, f"{argument},")
+        yield from _broken(indent + STEP, f"{argument}," if is_call else argument)
     yield indent + text[end:]
 
 
