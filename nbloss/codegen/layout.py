@@ -35,7 +35,7 @@ def _broken(indent: str, text: str) -> Iterator[str]:
         yield indent + text
         return
     end = text.rindex(")")
-    is_call = text[:start].isidentifier()
+    is_call = start > 0 and text[start - 1].isidentifier()
     yield indent + text[: start + 1]
     for argument in _split(text[start + 1 : end], (", ",)):
         yield from _broken(indent + STEP, f"{argument}," if is_call else argument)
