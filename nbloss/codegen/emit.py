@@ -285,7 +285,8 @@ class Writer:
         for name, label, x in walk.at_labels:
             place = self.place(label)
             text = self.at_label(name, x)
-            self.per_row([self.stored(self.element(name, "element", place), text)], [label])
+            stored = self.stored(self.element(name, "element", place), text)
+            self.per_row([stored], [operand(name, "per_row")])
 
     def at_label(self, name: str, x: Node) -> str:
         """Write what is stored in the column that a label names."""

@@ -287,21 +287,7 @@ def names(dtype: str) -> dict[str, Any]:
         "ranked": ranked,
     }
     if numba.config.DISABLE_JIT:
-        return {
-            **made,
-            **INTERPRETED,
-            "ranks": real,
-            "rank": lambda x: x,
-            "rank_nan_high": lambda x: x,
-            "rank_nan_low": lambda x: x,
-            "larger": np.maximum,
-            "smaller": np.minimum,
-            "ranked": lambda x: x,
-            "lowest_rank": real(-np.inf),
-            "highest_rank": real(np.inf),
-            "widen": memory.WIDEN[dtype],
-            "narrow": memory.NARROW[dtype],
-        }
+        return {**made, **interpreted(dtype)}
     return {
         **made,
         **INSTRUCTIONS,
@@ -310,4 +296,21 @@ def names(dtype: str) -> dict[str, Any]:
         "widen": numba.njit(forceinline=True)(memory.WIDEN[dtype]),
         "narrow": numba.njit(forceinline=True)(memory.NARROW[dtype]),
         **WORDS[real],
+    }
+
+
+def interpreted(dtype: str) -> dict[str, Any]:
+    """Give what the names mean where a kernel runs as plain Python."""
+    real = memory.COMPUTED[dtype]
+    same = {name: lambda x: x for name in ("rank", "rank_nan_high", "rank_nan_low", "ranked")}
+    return {
+        **INTERPRETED,
+        **same,
+        "larger": np.maximum,
+        "smaller": np.minimum,
+        "ranks": real,
+        "lowest_rank": real(-np.inf),
+        "highest_rank": real(np.inf),
+        "widen": memory.WIDEN[dtype],
+        "narrow": memory.NARROW[dtype],
     }
