@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,34 +172,26 @@ def draw(definition: Definition, path: Path) -> None:
 
 # --- words ----------------------------------------------------------------------------------------
 
-THREE_TIMES = (
-    "These loops are written three times: for the processor, for CUDA, and as operations of torch "
-    "for derivatives of higher order."
-)
-# What stands beside a formula, by pattern, or by loss where losses of a pattern differ.
-BESIDE = {
-    "pointwise": "The kernels for the processor and for CUDA, the gradients and the derivatives of "
-    "higher order are made from this formula, and no other code in nbloss computes this loss. "
-    "Weights and reductions are applied around it.",
-    "nll_loss": "This is the formula of the class that the target names. The loops around it pick "
-    f"that class and its weight, and pass over targets of `ignore_index`. {THREE_TIMES}",
-    "cross_entropy": "This is the formula of one class. The loops around it compute the "
-    "log-sum-exp of a row, apply class weights and label smoothing, and pass over targets of "
-    f"`ignore_index`. {THREE_TIMES}",
-    "pairs": "This is the formula of one label and one other class. The loops around it go through "
-    f"the pairs of a row. {THREE_TIMES} Where a row has many labels, the kernels put them in order "
-    "instead: they then use `below_margin` alone, and have code of their own for the sum and its "
-    "derivatives.",
-    "triplets": "This is the formula of two distances. Each distance has a definition of its own, "
-    "and so has the smaller of two distances, for `swap`. The loops around them go through the "
-    f"coordinates and apply the chain rule. {THREE_TIMES}",
+# What a page says below the formula, by pattern or by loss.
+MADE_OF = {
+    "pointwise": "The kernels, the gradients and the derivatives of higher order are made from this "
+    "formula, and no other code in nbloss computes this loss.",
+    "classes": "Gradients and derivatives of higher order, and the kernels for the CPU, are made "
+    "from these formulas. Class weights and `label_smoothing` are in them. Targets of "
+    "`ignore_index` are passed over around them. On CUDA a template computes the same.",
+    "pairs": "This is the formula of one label and one other class; the derivatives are made from "
+    "it. The kernel goes through the pairs of a row. Where a row has many labels, it puts them in "
+    "order instead, and uses `below_margin` alone.",
+    "rows": "The distance is another formula, which is put into this one: see "
+    "`nbloss/losses/distances.py`. Kernels, gradients and derivatives of higher order are made from "
+    "the whole.",
 }
 WORK = {
     "pointwise": "One pass over the elements: time and memory traffic grow with their number.",
     "classes": "Two passes over each row of classes, the second in the cache; of `nll_loss` one "
     "number a row, and the gradient's zeros.",
     "pairs": "With C classes and T labels a row takes C T steps, or (C + T) log T if that is less.",
-    "triplets": "Two passes over each row, the second in the cache: time grows with the number of "
+    "rows": "Two passes over each row, the second in the cache: time grows with the number of "
     "coordinates.",
 }
 OPERANDS = {
@@ -320,11 +313,23 @@ def at_work(definition: Definition) -> str:
 ```"""
 
 
+def gradient(definition: Definition) -> str:
+    """The derivative with respect to the first operand, as an expression."""
+    from nbloss.formula import derive, expression
+
+    formula = (*definition.row_formulas, definition.symbolic)[0]
+    absent = {n: 1.0 for n in (*definition.optional, "weight") if n in formula.operands}
+    graph = formula.graph(**absent)
+    first = next(iter(formula.operands))
+    (slope,) = derive.slopes(graph, [expression.operand(first)], derive.ONE)
+    return "\n".join(textwrap.wrap(repr(slope), 100))
+
+
 def page(definition: Definition) -> str:
     """The page of a loss, in Markdown."""
     name = definition.name
-    source = inspect.getsource(definition.formula)
-    beside = BESIDE.get(name) or BESIDE[definition.pattern]
+    functions = [x.function for x in definition.row_formulas] or [definition.formula]
+    source = "\n\n".join(inspect.getsource(function).rstrip() for function in functions)
     constructor = "with torch's constructor"
     if not in_torch(definition):
         constructor = "whose constructor takes the parameters of the formula and `reduction`"
@@ -341,12 +346,31 @@ def page(definition: Definition) -> str:
 ## The definition
 
 ```{{code-block}} python
-{source.rstrip()}
+{source}
 ```
 
-{beside}
+{MADE_OF[definition.pattern]}
 
 As a module it is `nbloss.nn.{definition.module}`, {constructor}.
+
+## Its gradient
+
+The derivative with respect to `{definition.differentiable[0]}`, as the compiler makes it:
+
+```{{code-block}} text
+{gradient(definition)}
+```
+
+## Its kernel
+
+This is the source that Numba compiles for float32, a mean and its gradients; `nbloss.source` gives those of
+other calls.
+
+:::{{dropdown}} The kernel
+```{{code-block}} python
+{nbloss.source(getattr(nbloss, name)).rstrip()}
+```
+:::
 
 ## Calling it
 

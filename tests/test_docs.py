@@ -36,13 +36,13 @@ def test_samples_of_the_guides_run(page: Path) -> None:
 def test_a_loss_of_ones_own_may_come_late() -> None:
     """When all that there is for the other losses has been made."""
     loaded = "import torch, nbloss.nn\nnbloss.huber_loss(torch.zeros(2), torch.ones(2))\n"
-    run(f"```python\n{loaded}```\n" + (DOCS / "guides" / "from_scalar_to_kernel.md").read_text())
+    run(f"```python\n{loaded}```\n" + (DOCS / "guides" / "own_losses.md").read_text())
 
 
 def test_a_loss_of_ones_own_may_come_before_the_operators() -> None:
     """And be asked for after them."""
-    text = (DOCS / "guides" / "from_scalar_to_kernel.md").read_text()
-    first_use = "loss = nbloss.functional.charbonnier_loss\n"
+    text = (DOCS / "guides" / "own_losses.md").read_text()
+    first_use = "x = torch.tensor([0.0, 0.0, 0.0], requires_grad=True)\n"
     assert first_use in text
     run(text.replace(first_use, "import nbloss.bridge.operators\n" + first_use))
 
