@@ -469,7 +469,7 @@ LESSONS = [
         lambda lib: lib.losses.TripletMarginWithDistanceLoss(
             distance_function=lib.cosine, margin=0.1
         ),
-        embed("cosine", rate=0.01),
+        embed("cosine", rate=0.005),
     ),
 ]
 
