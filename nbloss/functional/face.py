@@ -89,6 +89,9 @@ def default(definition: Definition) -> Callable[..., Any]:
         arrays = dict(zip(floats, xp.operands(loss, **floats), strict=True))
         elements = [x for n, x in arrays.items() if formula.operands[n] == "element"]
         shape = contract.common_shape(*elements)
+        if formula.rowwise and len(elements) < len(arrays):
+            each = (x[..., None] for n, x in arrays.items() if formula.operands[n] != "element")
+            shape = contract.common_shape(*elements, *each)
         constants = (
             _constants(xp, formula, given, elements[0], shape, loss) if formula.rowwise else ()
         )
