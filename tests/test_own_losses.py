@@ -1,6 +1,9 @@
 """Losses that a user defines: what is checked, what they have, and what they do not touch."""
 
+import copy
+import functools
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -215,9 +218,7 @@ def weighted_by_column(scores, weight: nbloss.PerColumn):
         (weighted_by_column, "the weight of a row must be one number"),
     ],
 )
-def test_what_is_no_formula_of_a_row_is_refused(
-    formula: Callable[..., Any], message: str
-) -> None:
+def test_what_is_no_formula_of_a_row_is_refused(formula: Callable[..., Any], message: str) -> None:
     with pytest.raises(nbloss.FormulaError, match=message):
         nbloss.rowwise(formula)
     assert formula.__name__ not in LOSSES
@@ -511,7 +512,15 @@ class Row(NamedTuple):
         return [np.round(x) for x in made] if self.ties else made
 
     def losses(self, *operands: Tensor, **options: Any) -> Tensor:
-        return self.in_torch(*operands, **{**self.options, **options})
+        rows = iter(
+            torch.broadcast_tensors(
+                *(x for x, kind in zip(operands, self.kinds, strict=True) if kind == "r")
+            )
+        )
+        given = [
+            next(rows) if kind == "r" else x for x, kind in zip(operands, self.kinds, strict=True)
+        ]
+        return self.in_torch(*given, **{**self.options, **options})
 
     def mean(self, *operands: Tensor) -> Tensor:
         losses = self.losses(*operands)
@@ -591,3 +600,361 @@ def test_rows_are_what_torch_makes_of_them(row: Row, dtype: str) -> None:
             assert tensors[place].grad is None
         alone = loss(*operands, **row.options, reduction=reduction)
         assert error(alone, expected, dtype) <= ROUNDINGS
+
+
+def batched(operands: list[Tensor], row: Row) -> tuple[list[Tensor], tuple[int | None, ...]]:
+    """The operands, and once more in the opposite order; numbers of columns are shared."""
+    dims = tuple(None if kind == "c" else 0 for kind in row.kinds)
+    pairs = zip(operands, dims, strict=True)
+    return [x if dim is None else torch.stack([x, x.flip(0)]) for x, dim in pairs], dims
+
+
+TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "grad": lambda f, row, x: torch.func.grad(f, tuple(row.learning))(*x),
+    "hessian": lambda f, row, x: torch.func.hessian(f, tuple(row.learning))(*x),
+    "jvp": lambda f, row, x: torch.func.jvp(lambda a: f(a, *x[1:]), (x[0],), (x[0].sin(),)),
+    "vmap": lambda f, row, x: torch.vmap(f, batched(x, row)[1])(*batched(x, row)[0]),
+    "vmap-of-grad": lambda f, row, x: torch.vmap(torch.func.grad(f), batched(x, row)[1])(
+        *batched(x, row)[0]
+    ),
+}
+
+
+@OF_ROWS
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_transforms_of_rows(row: Row) -> None:
+    loss = functools.partial(nbloss.rowwise(row.formula), **row.options)
+    operands = [torch.from_numpy(x) for x in row.operands()]
+    for name, transform in TRANSFORMS.items():
+        torch.testing.assert_close(
+            transform(loss, row, operands),
+            transform(row.mean, row, operands),
+            msg=functools.partial("{}: {}".format, name),
+        )
+
+
+@OF_ROWS
+def test_rows_are_differentiated_twice(row: Row) -> None:
+    loss = functools.partial(nbloss.rowwise(row.formula), **row.options)
+
+    def twice(function: Callable[..., Tensor]) -> list[Tensor]:
+        tensors = leaves(row.operands(), row.learning)
+        learning = [tensors[place] for place in row.learning]
+        slopes = torch.autograd.grad(function(*tensors), learning, create_graph=True)
+        total = sum((slope * slope).sum() for slope in slopes)
+        if not total.requires_grad:
+            return [torch.zeros_like(x) for x in learning]
+        return list(torch.autograd.grad(total, learning, materialize_grads=True))
+
+    for found, expected in zip(twice(loss), twice(row.mean), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@OF_ROWS
+def test_rows_in_compiled_graphs(row: Row) -> None:
+    loss = functools.partial(nbloss.rowwise(row.formula), **row.options)
+
+    def step(function: Callable[..., Tensor]) -> list[Tensor]:
+        tensors = leaves(row.operands(), row.learning)
+        value = function(*tensors)
+        value.backward()
+        return [value.detach(), *(tensors[place].grad for place in row.learning)]
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(step(compiled), step(row.mean))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", ["weighted-mean", "label", "number-of-a-row"])
+@DTYPES
+def test_rows_of_any_strides(kind: str, dtype: str) -> None:
+    """Rows that lie across the memory, backwards, or with gaps, and a batch of two dimensions."""
+    row = ROWS[kind]
+    loss = nbloss.rowwise(row.formula)
+    whole = cast(row.operands((3, 2, 5), seed=1), dtype)
+    ways: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda x: np.asfortranarray(x),
+        lambda x: np.repeat(x, 2, 0)[::2],
+        lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, -1, 0)), 0, -1),
+        lambda x: x[::-1],
+    ]
+    for way in ways:
+        operands = [way(x) for x in whole]
+        expected, slopes = truth(row, operands, "none")
+        value, gradients = nbloss.value_and_grad(loss, row.learning)(*operands, reduction="none")
+        assert error(value, expected, dtype) <= ROUNDINGS
+        for gradient, slope in zip(gradients, slopes, strict=True):
+            assert error(gradient, slope, dtype) <= ROUNDINGS
+        if all(step >= 0 for x in operands for step in x.strides):  # torch has no others
+            tensors = [torch.from_numpy(x) for x in operands]
+            for place in row.learning:
+                tensors[place].requires_grad_()
+            assert tensors[0].stride() == tuple(
+                s // operands[0].itemsize for s in operands[0].strides
+            )
+            loss(*tensors, reduction="none").sum().backward()
+            for place, slope in zip(row.learning, slopes, strict=True):
+                assert error(tensors[place].grad, slope, dtype) <= ROUNDINGS
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes"),
+    [
+        ("sums", [(3, 2, 5), (5,)]),
+        ("sums", [(5,), (3, 2, 5)]),
+        ("two-softmaxes", [(3, 1, 5), (2, 5)]),
+        ("two-softmaxes", [(3, 5), (3, 1)]),
+        ("number-of-a-row", [(3, 2, 5), (2,)]),
+        ("number-of-a-row", [(3, 2, 5), (3, 1)]),
+        ("number-of-a-row", [(3, 2, 5), ()]),
+        ("number-of-a-row", [(2, 5), (3, 2)]),
+        ("weighted-mean", [(3, 2, 5), (2, 1), (3, 1), (5,)]),
+    ],
+    ids=str,
+)
+def test_operands_of_rows_broadcast(kind: str, shapes: list[tuple[int, ...]]) -> None:
+    """As torch's operations would have it, and the gradients are summed again."""
+    row = ROWS[kind]
+    loss = nbloss.rowwise(row.formula)
+    rng = np.random.default_rng(0)
+    operands = [rng.uniform(0.5, 2.0, shape) for shape in shapes]
+    for reduction in ("none", "sum"):
+        expected, slopes = truth(row, operands, reduction)
+        value, gradients = nbloss.value_and_grad(loss, row.learning)(*operands, reduction=reduction)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        tensors = leaves(operands, row.learning)
+        loss(*tensors, reduction=reduction).sum().backward()
+        for place, gradient, slope in zip(row.learning, gradients, slopes, strict=True):
+            np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-14)
+            np.testing.assert_allclose(tensors[place].grad, slope, rtol=1e-10, atol=1e-14)
+
+
+def test_operands_that_do_not_fit_rows() -> None:
+    focal, center = nbloss.rowwise(focal_loss), nbloss.rowwise(around_center_loss)
+    weighs = nbloss.rowwise(weighted_square_loss)
+    x = np.ones((2, 3, 4))
+    for make in (np.asarray, torch.from_numpy):
+        with pytest.raises(RuntimeError, match=r"size of tensor a \(2\) .* tensor b \(3\)"):
+            center(make(x), make(np.ones((2, 3, 4))))
+        with pytest.raises(ValueError, match=r"label must have shape \[2, 3\] .* got \[3\]"):
+            focal(make(x), make(np.zeros(3, int)))
+        with pytest.raises(ValueError, match=r"column must have shape \[4\] .* got \[3\]"):
+            weighs(make(x), make(x), make(np.ones((2, 3))), make(np.ones(3)))
+        with pytest.raises(RuntimeError, match="scores needs a row, at least one dimension"):
+            focal(make(np.ones(())), make(np.array(0)))
+        with pytest.raises(RuntimeError, match="label must be of int64, int32 or uint8, got"):
+            focal(make(x), make(np.zeros((2, 3))))
+
+
+@OF_ROWS
+def test_rows_of_an_empty_batch(row: Row) -> None:
+    """As of torch's losses: a mean is NaN, a sum 0."""
+    loss = functools.partial(nbloss.rowwise(row.formula), **row.options)
+    operands = row.operands((0, 4))
+    for reduction, expected in {"mean": np.nan, "sum": 0.0, "none": []}.items():
+        value, gradients = nbloss.value_and_grad(loss, row.learning)(*operands, reduction=reduction)
+        np.testing.assert_array_equal(value, expected)
+        assert [gradient.shape for gradient in gradients] == [
+            operands[place].shape for place in row.learning
+        ]
+        tensors = leaves(operands, row.learning)
+        value = loss(*tensors, reduction=reduction)
+        np.testing.assert_array_equal(value.detach(), expected)
+        value.sum().backward()
+        assert all(tensors[place].grad.shape == operands[place].shape for place in row.learning)
+
+
+@OF_ROWS
+def test_rows_without_columns(row: Row) -> None:
+    """A sum of nothing is 0, and its mean NaN; no label is in range; nothing is the largest."""
+    loss = functools.partial(nbloss.rowwise(row.formula), **row.options)
+    made = {"r": (3, 0), "n": (3,), "c": (0,), "l": (3,)}
+    operands = [
+        np.zeros(made[kind], np.int64) if kind == "l" else np.ones(made[kind]) for kind in row.kinds
+    ]
+    for reduction in ("mean", "sum", "none"):
+        given: list[list[Any]] = [operands, [torch.from_numpy(x) for x in operands]]
+        for arguments in given:
+            if "l" in row.kinds:
+                with pytest.raises(IndexError, match="Target 0 is out of bounds"):
+                    loss(*arguments, reduction=reduction)
+            elif row.formula in (spread_loss, from_first_loss):
+                with pytest.raises(ValueError, match="a row must have at least 1 columns, got 0"):
+                    loss(*arguments, reduction=reduction)
+            else:
+                expected = np.nan if row.weighs_rows else 0.0
+                found = np.asarray(loss(*arguments, reduction=reduction))
+                np.testing.assert_array_equal(found, [expected] * 3 if found.ndim else expected)
+
+
+def test_a_row_has_the_columns_that_a_formula_names() -> None:
+    @nbloss.rowwise
+    def step_loss(scores):
+        """From the first to the third."""
+        return scores[2] - scores[0]
+
+    assert step_loss(np.array([[1.0, 9.0, 4.0]])) == 3.0
+    with pytest.raises(ValueError, match=r"step_loss\(\): .* at least 3 columns, got 2"):
+        step_loss(np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("label", [4, -1, -100])
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+def test_labels_out_of_range(label: int, dtype: str) -> None:
+    """Are told before anything is computed, and never touched."""
+    loss = nbloss.rowwise(focal_loss)
+    scores, labels = np.zeros((3, 4)), np.array([1, label, 9], dtype)
+    for reduction in ("mean", "sum", "none"):
+        with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+            nbloss.value_and_grad(loss)(scores, labels, reduction=reduction)
+        tensors = torch.from_numpy(scores).requires_grad_(), torch.from_numpy(labels)
+        with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+            loss(*tensors, reduction=reduction)
+
+
+def test_labels_of_small_integers() -> None:
+    loss = nbloss.rowwise(focal_loss)
+    scores = np.random.default_rng(0).normal(size=(3, 4))
+    expected = loss(scores, np.array([3, 0, 1]))
+    for dtype in ("int32", "uint8"):
+        labels = np.array([3, 0, 1], dtype)
+        assert loss(scores, labels) == expected
+        assert loss(torch.from_numpy(scores), torch.from_numpy(labels)).item() == expected
+
+
+def test_a_label_may_come_first() -> None:
+    @nbloss.rowwise
+    def label_first_loss(label: nbloss.Index, scores):
+        """The opposite of the label's score."""
+        return -scores[label]
+
+    labels, scores = np.array([2, 0]), np.array([[1.0, 2.0, 4.0], [8.0, 0.0, 0.0]], np.float32)
+    value, gradient = nbloss.value_and_grad(label_first_loss, 1)(labels, scores)
+    assert (value, value.dtype) == (-6.0, np.float32)
+    assert gradient.tolist() == [[0.0, 0.0, -0.5], [-0.5, 0.0, 0.0]]
+    tensor = torch.from_numpy(scores).requires_grad_()
+    label_first_loss(torch.from_numpy(labels), tensor).backward()
+    assert tensor.grad.tolist() == gradient.tolist()
+
+
+# --- weights of rows ------------------------------------------------------------------------------
+
+
+def test_weights_of_rows_have_no_gradient() -> None:
+    """As weights of classes have none; in torch's operations either."""
+    row = ROWS["weighted-mean"]
+    loss = nbloss.rowwise(row.formula)
+    tensors = leaves(row.operands(), [0, 2])
+    loss(*tensors).backward()
+    assert tensors[0].grad is not None
+    assert tensors[2].grad is None
+    x, y, weight, column = (t.detach() for t in tensors)
+    by_weight = torch.func.jacrev(lambda weight: loss(x, y, weight, column))(weight)
+    assert by_weight.tolist() == [0.0] * 5
+    with pytest.raises(ValueError, match="no gradient with respect to row here"):
+        nbloss.value_and_grad(loss, 2)(*row.operands())
+
+
+def test_weights_that_add_up_to_nothing() -> None:
+    loss = nbloss.rowwise(weighted_square_loss)
+    operands = ROWS["weighted-mean"].operands()
+    operands[2][:] = 0.0
+    assert np.isnan(loss(*operands))
+    assert loss(*operands, reduction="sum") == 0.0
+    tensors = leaves(operands, [0])
+    assert loss(*tensors).isnan()
+    assert (
+        torch.func.vmap(loss, (0, 0, 0, None))(*(t[None].detach() for t in tensors[:3]), tensors[3])
+        .isnan()
+        .all()
+    )
+
+
+# --- options and parameters -----------------------------------------------------------------------
+
+
+def test_options_are_of_the_type_of_their_default() -> None:
+    loss = nbloss.rowwise(around_center_loss)
+    x, center = np.array([[1.0, 4.0]]), np.array([2.0])
+    assert loss(x, center) == 3.0
+    assert loss(x, center, squared=True) == 5.0
+    for wrong in ("yes", 1, None):
+        with pytest.raises(TypeError, match=r"around_center_loss\(\): squared must be a bool"):
+            loss(x, center, squared=wrong)
+    with pytest.raises(TypeError, match=r"focal_loss\(\): gamma must be a number, got str"):
+        nbloss.rowwise(focal_loss)(x, np.array([0]), gamma="wide")
+    with pytest.raises(ValueError, match="no is not a valid value for reduction"):
+        loss(x, center, reduction="no")
+
+
+def test_an_option_chooses_among_words() -> None:
+    @nbloss.pointwise
+    def error_loss(input, target, kind="absolute"):
+        """One of two errors."""
+        error = input - target
+        if kind not in ("absolute", "squared"):
+            raise ValueError(f"kind must be 'absolute' or 'squared', got {kind!r}")
+        return absolute(error) if kind == "absolute" else error * error
+
+    x, y = torch.tensor([3.0, 1.0], requires_grad=True), torch.zeros(2)
+    for kind, expected in {"absolute": 4.0, "squared": 10.0}.items():
+        assert error_loss(x, y, kind=kind, reduction="sum").item() == expected
+        compiled = torch.compile(error_loss, fullgraph=True, backend="aot_eager")
+        assert compiled(x, y, kind=kind, reduction="sum").item() == expected
+        torch._dynamo.reset()
+    assert nbloss.nn.ErrorLoss(kind="squared", reduction="sum")(x, y).item() == 10.0
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+
+def test_a_module_of_rows() -> None:
+    """With the parameters and options of the formula, and no state."""
+    loss = nbloss.rowwise(module="AroundCenter")(around_center_loss)
+    module = nbloss.nn.AroundCenter(squared=True, reduction="sum")
+    assert repr(module) == "AroundCenter(squared=True, reduction='sum')"
+    assert not module.state_dict()
+    assert not list(module.parameters())
+    tensors = [torch.from_numpy(x) for x in ROWS["option"].operands()]
+    expected = loss(*tensors, squared=True, reduction="sum")
+    assert module(*tensors) == expected
+    assert module(input=tensors[0], center=tensors[1]) == expected
+    copied = pickle.loads(pickle.dumps(module))
+    assert type(copied) is type(module)
+    assert (repr(copied), copied(*tensors)) == (repr(module), expected)
+    assert copy.deepcopy(module)(*tensors) == expected
+    with pytest.raises(TypeError, match=r"AroundCenter\(\) takes \['squared'\] and reduction"):
+        nbloss.nn.AroundCenter(center=1.0)
+
+
+def test_rows_can_be_defined_again() -> None:
+    """Even as a loss of elements, or with other operands."""
+
+    def define(factor: float) -> Callable[..., Any]:
+        @nbloss.rowwise
+        def again_loss(input, label: nbloss.Index):
+            return factor * input[label]
+
+        return again_loss
+
+    x = np.array([[1.0, 2.0]])
+    for factor in (2.0, 3.0):
+        loss = define(factor)
+        assert loss(x, np.array([1])) == 2.0 * factor
+        assert loss is nbloss.functional.again_loss
+        label = torch.tensor([1])
+        assert nbloss.nn.AgainLoss()(torch.from_numpy(x), label).item() == 2.0 * factor
+    before = loss
+    scaled(5.0)
+    assert nbloss.functional.again_loss(x, np.zeros((1, 2))) == 7.5
+    assert nbloss.nn.AgainLoss()(torch.ones(1, 2), torch.zeros(1, 2)).item() == 5.0
+    assert before(x, np.array([0])) == 3.0
+
+
+def test_the_source_of_rows() -> None:
+    """What is compiled can be read, in the formula's own words."""
+    text = nbloss.source(nbloss.rowwise(focal_loss))
+    assert text.startswith("def focal_loss(")
+    for word in ("log_prob", "gamma", "label"):
+        assert word in text

@@ -292,7 +292,8 @@ def of_rows(problem: Problem) -> tuple[Evaluation, list[Tensor]]:
     tensors = [
         x if kinds[n] in ("element", "per_column") else x.unsqueeze(-1) for n, x in arrays.items()
     ]
-    return Evaluation(formula, tuple(options.items()), (*names, *others), problem.parameters), tensors
+    chosen = tuple(options.items())
+    return Evaluation(formula, chosen, tuple(arrays), problem.parameters), tensors
 
 
 def measured(distance: Distance, x: Any, y: Any) -> Tensor:
