@@ -171,35 +171,32 @@ def draw(definition: Definition, path: Path) -> None:
 
 # --- words ----------------------------------------------------------------------------------------
 
-THREE_TIMES = (
-    "These loops are written three times: for the processor, for CUDA, and as operations of torch "
-    "for derivatives of higher order."
-)
+MADE = "The kernels for the processor, the gradients and all further derivatives are made from "
+FOR_CUDA = "For CUDA its loops are written by hand."
 # What stands beside a formula, by pattern, or by loss where losses of a pattern differ.
 BESIDE = {
     "pointwise": "The kernels for the processor and for CUDA, the gradients and the derivatives of "
     "higher order are made from this formula, and no other code in nbloss computes this loss. "
-    "Weights and reductions are applied around it.",
-    "nll_loss": "This is the formula of the class that the target names. The loops around it pick "
-    f"that class and its weight, and pass over targets of `ignore_index`. {THREE_TIMES}",
-    "cross_entropy": "This is the formula of one class. The loops around it compute the "
-    "log-sum-exp of a row, apply class weights and label smoothing, and pass over targets of "
-    f"`ignore_index`. {THREE_TIMES}",
+    "Reductions are applied around it.",
+    "nll_loss": f"This is the formula of a row. {MADE}it. The loops pass over targets of "
+    f"`ignore_index`. {FOR_CUDA}",
+    "cross_entropy": "These are the formulas of a row: of one whose target is a label, and of one "
+    f"whose target is probabilities. {MADE}them. The loops pass over targets of `ignore_index`. "
+    f"{FOR_CUDA}",
     "pairs": "This is the formula of one label and one other class. The loops around it go through "
-    f"the pairs of a row. {THREE_TIMES} Where a row has many labels, the kernels put them in order "
-    "instead: they then use `below_margin` alone, and have code of their own for the sum and its "
-    "derivatives.",
-    "triplets": "This is the formula of two distances. Each distance has a definition of its own, "
-    "and so has the smaller of two distances, for `swap`. The loops around them go through the "
-    f"coordinates and apply the chain rule. {THREE_TIMES}",
+    "the pairs of a row. They are written three times: for the processor, for CUDA, and as "
+    "operations of torch for derivatives of higher order. Where a row has many labels, the kernels "
+    "put them in order instead: they then use `below_margin` alone, and have code of their own for "
+    "the sum and its derivatives.",
+    "rows": f"This is the formula of a row. {MADE}it. {FOR_CUDA}",
 }
 WORK = {
     "pointwise": "One pass over the elements: time and memory traffic grow with their number.",
     "classes": "Two passes over each row of classes, the second in the cache; of `nll_loss` one "
     "number a row, and the gradient's zeros.",
     "pairs": "With C classes and T labels a row takes C T steps, or (C + T) log T if that is less.",
-    "triplets": "Two passes over each row, the second in the cache: time grows with the number of "
-    "coordinates.",
+    "rows": "Two passes over each row, the second in the cache: time grows with the number of "
+    "columns.",
 }
 OPERANDS = {
     "nll_loss": ("[[-0.1, -2.4], [-1.6, -0.2]]", "[0, 1]"),
@@ -323,7 +320,8 @@ def at_work(definition: Definition) -> str:
 def page(definition: Definition) -> str:
     """The page of a loss, in Markdown."""
     name = definition.name
-    source = inspect.getsource(definition.formula)
+    formulas = definition.row_formulas or (definition.symbolic,)
+    source = "\n\n".join(inspect.getsource(formula.function) for formula in formulas)
     beside = BESIDE.get(name) or BESIDE[definition.pattern]
     constructor = "with torch's constructor"
     if not in_torch(definition):

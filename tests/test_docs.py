@@ -42,7 +42,7 @@ def test_a_loss_of_ones_own_may_come_late() -> None:
 def test_a_loss_of_ones_own_may_come_before_the_operators() -> None:
     """And be asked for after them."""
     text = (DOCS / "guides" / "from_scalar_to_kernel.md").read_text()
-    first_use = "loss = nbloss.functional.charbonnier_loss\n"
+    first_use = "value_and_grad = nbloss.value_and_grad(charbonnier_loss)\n"
     assert first_use in text
     run(text.replace(first_use, "import nbloss.bridge.operators\n" + first_use))
 
@@ -59,7 +59,7 @@ def test_samples_of_a_losss_page_run(name: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_page_says_whether_the_formula_is_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log-sum-exp, smoothing, pairs and distances of the other losses stand in loops around it."""
+    """CUDA has loops of its own for the others, and of one of them the processor as well."""
     monkeypatch.syspath_prepend(str(DOCS))
     import loss_pages
 

@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import inspect
 import math
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpydoc.validate import validate
 from torch import Tensor
 
 import nbloss
@@ -950,6 +953,23 @@ def test_rows_can_be_defined_again() -> None:
     assert nbloss.functional.again_loss(x, np.zeros((1, 2))) == 7.5
     assert nbloss.nn.AgainLoss()(torch.ones(1, 2), torch.zeros(1, 2)).item() == 5.0
     assert before(x, np.array([0])) == 3.0
+
+
+def test_losses_of_ones_own_are_documented() -> None:
+    """In numpydoc's form, of the formula's own docstring and signature."""
+    taste = {"ES01", "SA01", "EX01", "GL01", "GL02", "GL03", "SS03", "SS05", "SS06"}
+    taste |= {"PR06", "PR08", "PR09", "RT03", "RT04", "RT05"}
+
+    @nbloss.pointwise
+    def scaled_loss(input, target, scale=2.0, squared=False):
+        """Scale the error."""
+        return scale * (input - target)
+
+    for loss in (scaled_loss, *(nbloss.rowwise(row.formula) for row in ROWS.values())):
+        report = validate(f"nbloss.functional.{loss.__name__}")
+        assert [error for error in report["errors"] if error[0] not in taste] == []
+        for name in inspect.signature(loss).parameters:
+            assert re.search(rf"^(\w+, )*{name}\b.* : ", loss.__doc__, re.MULTILINE)
 
 
 def test_the_source_of_rows() -> None:
