@@ -175,7 +175,9 @@ def _constants(
     return tuple(constants)
 
 
-TYPES = "float16, bfloat16, float32 or float64; all but the first may be of integers. They\n    broadcast."
+TYPES = """\
+float16, bfloat16, float32 or float64; all but the first may be of integers. They
+    broadcast."""
 # The shape of a row's operand, and what it is.
 KINDS = {
     "element": ("tensor or array, shape (..., C)", f"Rows. {TYPES}"),
