@@ -1,13 +1,24 @@
 """Losses of one's own: the decorators that make a public function of the formula of a value."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, overload
 
 from nbloss import functional
 from nbloss.engine import registry
 from nbloss.formula.expression import FormulaError
 
-OLD = ("differentiable", "mean_over_classes", "saves_operands")
+
+@overload
+def pointwise(function: Callable[..., Any], /) -> Callable[..., Any]: ...
+
+
+@overload
+def pointwise(
+    *,
+    module: str | None = ...,
+    derivatives: Mapping[str, Callable[..., Any]] | None = ...,
+    check: bool = ...,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
 def pointwise(function: Callable | None = None, **options: Any) -> Any:
@@ -60,6 +71,18 @@ def pointwise(function: Callable | None = None, **options: Any) -> Any:
     return _defined(
         registry.pointwise, pointwise, function, options, ("module", "derivatives", "check")
     )
+
+
+@overload
+def rowwise(function: Callable[..., Any], /) -> Callable[..., Any]: ...
+
+
+@overload
+def rowwise(
+    *,
+    module: str | None = ...,
+    derivatives: Mapping[str, Callable[..., Any]] | None = ...,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
 def rowwise(function: Callable | None = None, **options: Any) -> Any:

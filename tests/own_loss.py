@@ -11,22 +11,20 @@ import torch
 from torch import Tensor
 
 import nbloss.nn
-from nbloss.engine.registry import LOSSES, pointwise
+from nbloss.engine.registry import LOSSES
 
 
 @contextlib.contextmanager
 def own_loss() -> Iterator[Callable[..., Tensor]]:
     """Define ``quartic_loss`` and ``nbloss.nn.QuarticLoss``; give the function."""
 
-    @pointwise(differentiable=("input", "target"))
+    @nbloss.pointwise
     def quartic_loss(input, target, scale=1.0):
         """The fourth power of the error, in units of ``scale``."""
-        error = (input - target) / scale
-        slope = 4.0 * error * error * error / scale
-        return error * error * error * error, slope, -slope
+        return ((input - target) / scale) ** 4
 
     try:
-        yield nbloss.functional.quartic_loss
+        yield quartic_loss
     finally:
         del LOSSES["quartic_loss"]
         vars(nbloss.functional).pop("quartic_loss", None)

@@ -3,8 +3,10 @@
 This file runs once more under ``NUMBA_DISABLE_JIT=1``, where coverage sees into the definitions.
 """
 
+import importlib.metadata
 import inspect
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -15,42 +17,179 @@ from numpydoc.validate import validate
 import nbloss
 from cases import CASES, Case, split
 from nbloss import distances
-from nbloss.engine.distance import Distance
+from nbloss.engine.distance import Distance, terms
 from nbloss.engine.registry import LOSSES, Definition
+from nbloss.formula import derive, expression
+from nbloss.formula.evaluate import evaluate
+from nbloss.formula.expression import Node
+from nbloss.losses import kink
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")
 
 DISTANCES = [getattr(distances, name) for name in distances.__all__ if name != "lp"]
+DISTANCES = [distance for distance in DISTANCES if isinstance(distance, Distance)]
 STEP = 1e-6
 numbers = st.floats(-3.0, 3.0)
 
 
-def derivatives(definition: Definition) -> list[int]:
-    """The arguments that the formula has derivatives by, in the order of their return."""
-    arguments = list(inspect.signature(definition.formula).parameters)
-    if definition.name == "cross_entropy":
-        return []  # of a row, not of one class: the oracle tests have it
-    return [arguments.index(name) for name in definition.differentiable]
+def assert_derivatives(
+    function: Callable[..., Sequence[float]], point: list[float], places: Iterable[int]
+) -> None:
+    """Compare what a function gives after its value with the value's finite differences."""
+    with np.errstate(all="ignore"):
+        derived = function(*point)
+        for k, place in enumerate(places):
+            ends = []
+            for step in (STEP, -STEP):
+                ends.append(function(*(x + step * (i == place) for i, x in enumerate(point))))
+            # The derivative jumps at a kink: there is nothing to compare between two sides of one.
+            assume(math.isclose(ends[0][1 + k], ends[1][1 + k], abs_tol=1e-4))
+            slope = (ends[0][0] - ends[1][0]) / (2 * STEP)
+            assert math.isclose(derived[1 + k], slope, rel_tol=1e-4, abs_tol=1e-4)
 
 
-@pytest.mark.parametrize("definition", LOSSES.values(), ids=repr)
+def scalar(definition: Definition) -> Definition:
+    """The definition whose formula is of numbers."""
+    return definition.of_distances or definition
+
+
+# The derivatives of cross entropy are those of a row, not of one class.
+OF_NUMBERS = [
+    definition
+    for definition in LOSSES.values()
+    if definition.name != "cross_entropy"
+    and (definition.pattern != "rows" or definition.of_distances is not None)
+]
+
+
+@pytest.mark.parametrize("definition", OF_NUMBERS, ids=repr)
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
 def test_derivatives(definition: Definition, data: st.DataObject) -> None:
-    """Away from kinks the stated derivatives are those of the value."""
+    """Away from kinks, those of the function of numbers that CUDA's loops call are the value's."""
+    definition = scalar(definition)
     point = [data.draw(numbers) for _ in definition.operands]
     parameters = [abs(data.draw(numbers)) + 0.1 for _ in definition.parameters]
+    places = [definition.operands.index(name) for name in definition.differentiable]
+    if definition.pattern == "classes":
+        places = [0]  # the score of the class
+    assert_derivatives(definition.stated(), [*point, *parameters], places)
+
+
+@pytest.mark.parametrize("definition", [d for d in OF_NUMBERS if d.pattern != "classes"], ids=repr)
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_the_formula_takes_numbers(definition: Definition, data: st.DataObject) -> None:
+    """As it stands, and gives the value that the function of numbers gives."""
+    definition = scalar(definition)
+    point = [data.draw(numbers) for _ in definition.operands]
+    parameters = [abs(data.draw(numbers)) + 0.1 for _ in definition.parameters]
+    absent = (1.0,) * (len(definition.symbolic.operands) - len(definition.operands))
     with np.errstate(all="ignore"):
-        stated = definition(*point, *parameters)
-    for k, place in enumerate(derivatives(definition)):
-        ends = []
-        for step in (STEP, -STEP):
-            moved = [x + step * (i == place) for i, x in enumerate(point)]
-            ends.append(definition(*moved, *parameters))
-        # The derivative jumps at a kink: there is nothing to compare between two sides of one.
-        assume(math.isclose(ends[0][1 + k], ends[1][1 + k], abs_tol=1e-4))
-        slope = (ends[0][0] - ends[1][0]) / (2 * STEP)
-        assert math.isclose(stated[1 + k], slope, rel_tol=1e-4, abs_tol=1e-4)
+        value, *_ = definition.stated()(*point, *parameters)
+        found = definition(*point, *absent, *parameters)
+    np.testing.assert_allclose(found, value, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=repr)
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_derivatives_of_distances(distance: Distance, data: st.DataObject) -> None:
+    """Those of what a coordinate adds, and of the distance with respect to the sums."""
+    parameters = [abs(data.draw(numbers)) + 0.1 for _ in distance.parameters]
+    reduce, term, finish, count = terms(distance.formula)
+    assert reduce == {"chebyshev": "max", "closest_coordinate": "min"}.get(distance.name, "sum")
+    x, y = data.draw(numbers), data.draw(numbers)
+    for k in range(count):
+
+        def added(*point: float, k: int = k) -> Sequence[float]:
+            found = term(*point)
+            return found[k] if count > 1 else found
+
+        assert_derivatives(added, [x, y, *parameters], (0, 1))
+    if finish is not None:
+        sums = [abs(data.draw(numbers)) for _ in range(count)]
+        assert_derivatives(finish, [*sums, *parameters], range(count))
+
+
+ROWS = {
+    f"{formula.name}{'-' * bool(options)}{'-'.join(options)}": (formula, options)
+    for formula in (
+        *dict.fromkeys(d.symbolic for d in LOSSES.values() if d.symbolic.rowwise),
+        *(formula for d in LOSSES.values() for formula in d.row_formulas[1:]),
+        *(distance.formula for distance in DISTANCES),
+    )
+    for options in [
+        {},
+        *({name: True} for name, value in formula.options.items() if value is False),
+    ]
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_derivatives_of_rows(kind: str, rng: np.random.Generator) -> None:
+    """Those that are derived of a row's formula are the value's."""
+    formula, options = ROWS[kind]
+    graph = formula.graph(**options)
+    made = {
+        "element": lambda: rng.normal(size=(3, 4)),
+        "per_row": lambda: rng.normal(size=(3, 1)),
+        "per_column": lambda: rng.uniform(0.5, 2.0, 4),
+        "index": lambda: rng.integers(0, 4, (3, 1)),
+    }
+    operands = {name: made[varies]() for name, varies in formula.operands.items()}
+    names = [n for n, varies in formula.operands.items() if varies in ("element", "per_row")]
+    parameters = {name: value + 0.25 for name, value in formula.parameters.items()}
+    for option in formula.options.values():
+        parameters |= option.parameters if isinstance(option, Distance) else {}
+
+    def evaluated(nodes: list[Node], **moved: np.ndarray) -> list[np.ndarray]:
+        return evaluate(nodes, {**operands, **moved}, parameters, 4)
+
+    nodes = [expression.operand(name, formula.operands[name]) for name in names]
+    found = evaluated(derive.slopes(graph, nodes, derive.ONE))
+    for name, slopes in zip(names, found, strict=True):
+        slopes = np.broadcast_to(slopes, operands[name].shape)
+        for column in range(operands[name].shape[-1]):
+            step = STEP * (np.arange(operands[name].shape[-1]) == column)
+            (above,) = evaluated([graph.value], **{name: operands[name] + step})
+            (below,) = evaluated([graph.value], **{name: operands[name] - step})
+            rise = np.broadcast_to((above - below) / (2 * STEP), (3, 1))[:, 0]
+            np.testing.assert_allclose(slopes[:, column], rise, rtol=1e-6, atol=1e-8)
+
+
+def test_classes_of_cross_entropy_add_up_to_its_row(rng: np.random.Generator) -> None:
+    """CUDA's loops call the formula of a class; the CPU's are made from the formula of a row."""
+    score, share, weight = rng.normal(size=(3, 5)), rng.uniform(size=(3, 5)), np.ones(5)
+    log_sum_exp = np.log(np.exp(score).sum(-1, keepdims=True))
+    definition = LOSSES["cross_entropy"]
+    parts = definition(score, log_sum_exp, share, share.sum(-1, keepdims=True))
+    graph = definition.row_formulas[1].graph()
+    nodes = [expression.operand("input"), expression.operand("target")]
+    whole = evaluate(
+        [graph.value, *derive.slopes(graph, nodes, derive.ONE)],
+        {"input": score, "target": share, "weight": weight},
+        {},
+        5,
+    )
+    np.testing.assert_allclose(parts[0].sum(-1, keepdims=True), whole[0])
+    for part, slopes in zip(parts[1:], whole[1:], strict=True):
+        np.testing.assert_allclose(part, slopes)
+
+
+@pytest.mark.parametrize(
+    ("release", "slope"), [("2.6.0", 1.0), ("2.13.1+cpu", 1.0), ("2.14.0a0+git1", 0.0), (None, 0.0)]
+)
+def test_the_slope_at_a_kink_is_that_of_the_installed_torch(
+    release: str | None, slope: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if release is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return release
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert kink.at_kink() == slope
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

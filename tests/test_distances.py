@@ -1,6 +1,7 @@
 """Distances of one's own: the four ways to bring one, and what happens when it is wrong."""
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,41 +12,36 @@ import torch
 
 import nbloss
 from nbloss import distances
-from nbloss.primitives import absolute, exp, maximum, sign, sqrt, where
+from nbloss import primitives as nb
+from nbloss.primitives import absolute, exp, maximum, softmax, sqrt, where
 
 SWAP = pytest.mark.parametrize("swap", [False, True])
 
 
 @nbloss.distance
 def weighted_manhattan(x, y, scale=2.0):
-    z = x - y
-    return scale * absolute(z), scale * sign(z), -scale * sign(z)
+    return scale * nb.sum(absolute(x - y))
 
 
-def root(total, floor):
-    size = sqrt(total + floor)
-    return size, 0.5 / size
-
-
-@nbloss.distance(finish=root)
+@nbloss.distance
 def softened(x, y, floor=0.01):
-    z = x - y
-    return z * z, 2.0 * z, -2.0 * z
+    return sqrt(nb.sum((x - y) ** 2) + floor)
 
 
-@nbloss.distance(reduce="max")
+@nbloss.distance
 def steepest(x, y):
-    z = x - y
-    return z * z, 2.0 * z, -2.0 * z
+    return nb.max((x - y) ** 2)
 
 
-def correlation_of_sums(product, first, second):
-    return second - product * first, -first, -product, 1.0 + 0.0 * second
-
-
-@nbloss.distance(finish=correlation_of_sums)
+@nbloss.distance
 def three_sums(x, y):
-    return (x * y, y, x), (x, 1.0 + 0.0 * x, 0.0 * y), (y * y, 0.0 * x, 2.0 * y)
+    return nb.sum(y * y) - nb.sum(x * y) * nb.sum(x)
+
+
+@nbloss.distance()
+def shares_in_numpy(x, y, power=3):
+    """Compare distributions, in two walks along a row."""
+    return (np.absolute(softmax(x) - softmax(y)) ** power).sum()
 
 
 # The same distances, for torch to differentiate.
@@ -55,8 +51,12 @@ IN_TORCH: dict[str, tuple[Any, Callable]] = {
         weighted_manhattan.with_parameters(scale=0.5),
         lambda x, y: 0.5 * (x - y).abs().sum(-1),
     ),
-    "finish": (softened, lambda x, y: ((x - y).square().sum(-1) + 0.01).sqrt()),
+    "of-a-sum": (softened, lambda x, y: ((x - y).square().sum(-1) + 0.01).sqrt()),
     "max": (steepest, lambda x, y: (x - y).square().amax(-1)),
+    "two-walks": (
+        shares_in_numpy,
+        lambda x, y: (x.softmax(-1) - y.softmax(-1)).abs().pow(3).sum(-1),
+    ),
     "three-sums": (
         three_sums,
         lambda x, y: y.square().sum(-1) - (x * y).sum(-1) * x.sum(-1),
@@ -132,56 +132,59 @@ def test_distances_travel(distance: Any) -> None:
     assert pickle.loads(pickle.dumps(module))(*triple()) == value
 
 
-# --- what is refused when it is registered ------------------------------------------------------
+# --- what is refused when it is defined -----------------------------------------------------------
 
 
-def wrong_slope(x, y):
-    return (x - y) * (x - y), 2.0 * (x - y), 2.0 * (x - y)
-
-
-def no_slopes(x, y):
-    return (x - y) * (x - y)
-
-
-def one_coordinate(x):
-    return x, 1.0, 0.0
-
-
-def square(x, y):
+def with_slopes(x, y):
     return (x - y) * (x - y), 2.0 * (x - y), -2.0 * (x - y)
 
 
-def two_sums(x, y):
-    return (x, 1.0, 0.0), (y, 0.0, 1.0)
+def of_coordinates(x, y):
+    return (x - y) * (x - y)
 
 
-def wrong_finish(total):
-    return sqrt(total), 1.0 / sqrt(total)
+def one_row(x):
+    return nb.sum(x * x)
 
 
-def short_finish(total):
-    return (sqrt(total),)
+def three_rows(x, y, z):
+    return nb.sum((x - y) * z)
+
+
+def branching(x, y):
+    return nb.sum(x - y if x > y else y - x)
+
+
+def in_math(x, y):
+    return math.sqrt(nb.sum((x - y) ** 2))
+
+
+def square(x, y):
+    return nb.sum((x - y) ** 2)
 
 
 @pytest.mark.parametrize(
     ("formula", "options", "message"),
     [
-        (
-            wrong_slope,
-            {},
-            "distance wrong_slope: .* with respect to y at x=.* is stated as .* give",
-        ),
-        (no_slopes, {}, "distance no_slopes must return"),
-        (one_coordinate, {}, "distance one_coordinate must take two coordinates"),
-        (square, {"reduce": "mean"}, "reduce must be one of"),
-        (two_sums, {}, "distance two_sums has 2 sums"),
-        (square, {"finish": wrong_finish}, "the derivative with respect to sum 0 in finish"),
-        (square, {"finish": short_finish}, "finish of distance square must return"),
+        (with_slopes, {}, "with_slopes returns 3 values, but a formula states the value alone"),
+        (of_coordinates, {}, "of_coordinates gives a number for each column, but must give one"),
+        (one_row, {}, r"distance one_row must take two rows, .* it takes \(x\)"),
+        (three_rows, {}, r"distance three_rows must take two rows, .* it takes \(x, y, z\)"),
+        (branching, {}, r"use where\(condition, x, y\)"),
+        (in_math, {}, "instead of those of math"),
+        (square, {"reduce": "max"}, r"got reduce: .* as in sqrt\(sum\("),
+        (square, {"finish": square}, r"got finish: .* or max\("),
     ],
 )
 def test_a_wrong_distance(formula: Callable, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(nbloss.FormulaError, match=message):
         nbloss.distance(formula, **options)
+
+
+def test_a_wrong_distance_names_its_line() -> None:
+    line = branching.__code__.co_firstlineno + 1
+    with pytest.raises(nbloss.FormulaError, match=rf'in ".*test_distances\.py", line {line}\)'):
+        nbloss.distance(branching)
 
 
 def test_an_unknown_parameter() -> None:
@@ -195,8 +198,28 @@ def test_no_maximum_of_no_coordinates() -> None:
         nbloss.triplet_margin_loss(*nothing, p=float("inf"))
 
 
-def test_words_for_kernels_work_on_arrays() -> None:
-    """The words a distance is written in are NumPy's functions when they are called directly."""
+@pytest.mark.parametrize("kind", IN_TORCH)
+def test_rows_are_measured(kind: str) -> None:
+    """By the distance alone, on arrays and on tensors, which torch differentiates."""
+    own, same = IN_TORCH[kind]
+    if own is None:
+        return
+    mine, theirs = triple(), triple()
+    rows = [x.detach().numpy() for x in mine]
+    expected = same(theirs[0][:, None], theirs[1])
+    np.testing.assert_allclose(own(rows[0][:, None], rows[1]), expected.detach().numpy())
+    found = own(mine[0][:, None], mine[1])
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    for x, y in zip(mine[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_primitives_work_on_arrays() -> None:
+    """What a distance is written in also takes arrays, whose last axis is the row."""
     x = np.array([-1.0, 0.0, 2.0])
     np.testing.assert_array_equal(where(x > 0, x, 0.0), maximum(x, 0.0))
     np.testing.assert_array_equal(exp(0.0 * x), np.ones(3))
+    np.testing.assert_array_equal(nb.sum(np.stack([x, 2.0 * x])), [[1.0], [2.0]])
+    np.testing.assert_array_equal(nb.max(absolute(x)), [2.0])

@@ -90,7 +90,8 @@ def test_the_pairwise_definitions_are_the_hinges_that_they_say() -> None:
     rng = np.random.default_rng(0)
     labelled, other = rng.normal(scale=3.0, size=(2, 1000))
     for definition in hinged:
-        value, by_labelled, by_other = definition(labelled, other)
+        found = [definition.stated()(*pair) for pair in zip(labelled, other, strict=True)]
+        value, by_labelled, by_other = np.transpose(found)
         violation = definition.hinge(labelled) + other
         np.testing.assert_array_equal(value, np.maximum(violation, 0.0))
         np.testing.assert_array_equal(by_other, np.where(violation > 0.0, 1.0, 0.0))

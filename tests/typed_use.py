@@ -9,7 +9,8 @@ import torch
 import nbloss
 import nbloss.nn
 from nbloss import distances, nn
-from nbloss.primitives import absolute, sign
+from nbloss.primitives import absolute, log_softmax
+from nbloss.primitives import sum as total
 
 x, y = torch.zeros(3), torch.ones(3)
 
@@ -29,15 +30,36 @@ value, gradient = nbloss.value_and_grad(nbloss.huber_loss)(np.zeros(3), np.ones(
 
 
 @nbloss.distance
-def weighted_manhattan(x: Any, y: Any, scale: float = 2.0) -> tuple[Any, Any, Any]:
-    z = x - y
-    return scale * absolute(z), scale * sign(z), -scale * sign(z)
+def weighted_manhattan(x: Any, y: Any, scale: float = 2.0) -> Any:
+    return scale * total(absolute(x - y))
 
 
 assert_type(weighted_manhattan, nbloss.Distance)
-assert_type(nbloss.distance(reduce="max"), Callable[[Callable[..., Any]], nbloss.Distance])
+assert_type(nbloss.distance(), Callable[[Callable[..., Any]], nbloss.Distance])
+nbloss.distance(reduce="max")  # type: ignore[call-overload]
 assert_type(distances.minkowski.with_parameters(p=4), nbloss.Distance)
 nn.TripletMarginWithDistanceLoss(distance_function=distances.cosine, margin=0.5)
+
+
+# Losses of one's own are functions that take what they please, and `reduction`.
+@nbloss.pointwise
+def quartic_loss(input: Any, target: Any, scale: float = 1.0) -> Any:
+    return ((input - target) / scale) ** 4
+
+
+@nbloss.rowwise(module="Focal", derivatives={})
+def focal_loss(scores: Any, label: nbloss.Index, gamma: float = 2.0) -> Any:
+    log_prob = log_softmax(scores)[label]
+    return -((1.0 - log_prob) ** gamma) * log_prob
+
+
+assert_type(quartic_loss, Callable[..., Any])
+assert_type(focal_loss, Callable[..., Any])
+assert_type(nbloss.pointwise(check=False), Callable[[Callable[..., Any]], Callable[..., Any]])
+quartic_loss(x, y, reduction="sum", scale=0.5)
+focal_loss(np.zeros((2, 3)), np.zeros(2, int))
+nbloss.pointwise(differentiable=("input",))  # type: ignore[call-overload]
+nbloss.rowwise(check=False)  # type: ignore[call-overload]
 
 with nbloss.patch_torch():
     pass

@@ -223,6 +223,8 @@ def classes(problem: Problem) -> Tensor:
 
 def weight_of(problem: Problem) -> Tensor | float | None:
     """How much the targets weigh, by which a mean divides; None if all weigh the same."""
+    if problem.definition.pattern == "rows":
+        return weight_of_rows(problem)
     if not isinstance(problem.options, ClassOptions):
         return None
     labels, weight = problem.constants
@@ -262,18 +264,36 @@ def pairs(problem: Problem) -> Tensor:
 
 
 def rows(problem: Problem) -> Tensor:
+    graph, tensors = of_rows(problem)
+    return apply(graph, *tensors).squeeze(-1)
+
+
+def weight_of_rows(problem: Problem) -> Tensor | None:
+    """Sum what the rows weigh, if their formula says it."""
+    graph, tensors = of_rows(problem)
+    weight = graph.formula.graph(**dict(graph.options)).weight
+    if weight is None:
+        return None
+    (found,) = graph.evaluated([weight], tensors, None)
+    return found.expand((*tensors[0].shape[:-1], 1)).sum()
+
+
+def of_rows(problem: Problem) -> tuple[Evaluation, list[Tensor]]:
+    """Give the graph of a formula of rows, and its arrays."""
     formula, options = problem.definition.symbolic, dict[str, Any]()
     if problem.options is not None:
         formula, options = problem.options.formula(formula)
     kinds = formula.operands
     names = [n for n, kind in kinds.items() if kind in ("element", "per_row")]
     others = [n for n, kind in kinds.items() if kind in ("index", "per_column")]
+    learning = problem.definition.differentiable
+    given = zip((*names, *others), (*problem.operands, *problem.constants), strict=True)
+    arrays = {n: x if n in learning else x.detach() for n, x in given}
     tensors = [
-        x if kinds[n] in ("element", "per_column") else x.unsqueeze(-1)
-        for n, x in zip((*names, *others), (*problem.operands, *problem.constants), strict=True)
+        x if kinds[n] in ("element", "per_column") else x.unsqueeze(-1) for n, x in arrays.items()
     ]
-    graph = Evaluation(formula, tuple(options.items()), (*names, *others), problem.parameters)
-    return apply(graph, *tensors).squeeze(-1)
+    chosen = tuple(options.items())
+    return Evaluation(formula, chosen, tuple(arrays), problem.parameters), tensors
 
 
 def measured(distance: Distance, x: Any, y: Any) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -122,6 +122,14 @@ def recall(key: str) -> Distance:
         except (ImportError, AttributeError, ValueError) as error:
             raise KeyError(f"there is no distance {key!r} (any more): {error}") from error
     return found
+
+
+@overload
+def distance(function: Callable[..., Any], /) -> Distance: ...
+
+
+@overload
+def distance() -> Callable[[Callable[..., Any]], Distance]: ...
 
 
 def distance(function: Callable | None = None, **arguments: Any) -> Any:

@@ -94,7 +94,7 @@ class TripletOptions(NamedTuple):
         options = {
             "distance": on_parameters(self.distance.formula),
             "swap": self.swap,
-            "single": tuple(count == 1 for count in self.columns),
+            "single": tuple(bool(count == 1) for count in self.columns),
         }
         return with_distance(loss, self.distance.formula), options
 

@@ -89,6 +89,9 @@ def default(definition: Definition) -> Callable[..., Any]:
         arrays = dict(zip(floats, xp.operands(loss, **floats), strict=True))
         elements = [x for n, x in arrays.items() if formula.operands[n] == "element"]
         shape = contract.common_shape(*elements)
+        if formula.rowwise and len(elements) < len(arrays):
+            each = (x[..., None] for n, x in arrays.items() if formula.operands[n] != "element")
+            shape = contract.common_shape(*elements, *each)
         constants = (
             _constants(xp, formula, given, elements[0], shape, loss) if formula.rowwise else ()
         )
@@ -172,21 +175,28 @@ def _constants(
     return tuple(constants)
 
 
-SHAPES = {
-    "element": "tensor or array, shape (..., C)",
-    "per_row": "tensor or array, shape (...)",
-    "per_column": "tensor or array, shape (C)",
-    "index": "tensor or array of int64, int32 or uint8, shape (...)",
+TYPES = """\
+float16, bfloat16, float32 or float64; all but the first may be of integers. They
+    broadcast."""
+# The shape of a row's operand, and what it is.
+KINDS = {
+    "element": ("tensor or array, shape (..., C)", f"Rows. {TYPES}"),
+    "per_row": ("tensor or array, shape (...)", "A number for each row; they broadcast."),
+    "per_column": ("tensor or array, shape (C)", "A number for each column."),
+    "index": (
+        "tensor or array of int64, int32 or uint8, shape (...)",
+        "A label for each row, from 0 to C - 1.",
+    ),
 }
 
 
 def _docstring(definition: Definition) -> str:
     formula = definition.symbolic
     text = inspect.cleandoc(definition.formula.__doc__ or f"The {definition.name}.")
-    operands = "".join(
-        f"{name} : {SHAPES[kind] if formula.rowwise else 'tensor or array'}\n"
-        for name, kind in formula.operands.items()
-    )
+    operands = f"{', '.join(formula.operands)} : tensor or array\n    {TYPES}\n"
+    if formula.rowwise:
+        kinds = [(name, *KINDS[kind]) for name, kind in formula.operands.items()]
+        operands = "".join(f"{name} : {shape}\n    {what}\n" for name, shape, what in kinds)
     parameters = "".join(
         f"{name} : float, optional\n    A parameter of the formula, {value:g} by default.\n"
         for name, value in formula.parameters.items()
@@ -200,9 +210,7 @@ def _docstring(definition: Definition) -> str:
 
 Parameters
 ----------
-{operands}    float16, bfloat16, float32 or float64; all but the first may be of integers. They
-    broadcast.
-reduction : {{"mean", "sum", "none"}}, optional
+{operands}reduction : {{"mean", "sum", "none"}}, optional
     What becomes of the losses of the {unit}.
 {parameters}
 Returns

@@ -94,7 +94,7 @@ def prepare(request: Request) -> Launch | None:
         first = replace(spec, needs_grad=(), value="survey", has_grad_output=False)
         walk = surveyed(first, pieces, weighted and mean)
     scale = 1.0
-    if mean and not weighted:
+    if mean and (rows == 0 or not weighted):
         scale = 1.0 / rows if rows else math.nan
     return ready(
         request,
