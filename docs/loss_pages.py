@@ -174,8 +174,8 @@ def draw(definition: Definition, path: Path) -> None:
 
 # What a page says below the formula, by pattern or by loss.
 MADE_OF = {
-    "pointwise": "The kernels, the gradients and the derivatives of higher order are made from this "
-    "formula, and no other code in nbloss computes this loss.",
+    "pointwise": "The kernels, the gradients and the derivatives of higher order are made from "
+    "this formula, and no other code in nbloss computes this loss.",
     "classes": "Gradients and derivatives of higher order, and the kernels for the CPU, are made "
     "from these formulas. Class weights and `label_smoothing` are in them. Targets of "
     "`ignore_index` are passed over around them. On CUDA a template computes the same.",
@@ -183,8 +183,8 @@ MADE_OF = {
     "it. The kernel goes through the pairs of a row. Where a row has many labels, it puts them in "
     "order instead, and uses `below_margin` alone.",
     "rows": "The distance is another formula, which is put into this one: see "
-    "`nbloss/losses/distances.py`. Kernels, gradients and derivatives of higher order are made from "
-    "the whole.",
+    "`nbloss/losses/distances.py`. Kernels, gradients and derivatives of higher order are made "
+    "from the whole.",
 }
 WORK = {
     "pointwise": "One pass over the elements: time and memory traffic grow with their number.",
@@ -363,8 +363,8 @@ The derivative with respect to `{definition.differentiable[0]}`, as the compiler
 
 ## Its kernel
 
-This is the source that Numba compiles for float32, a mean and its gradients; `nbloss.source` gives those of
-other calls.
+This is the source that Numba compiles for float32, a mean and its gradients; `nbloss.source` gives
+those of other calls.
 
 :::{{dropdown}} The kernel
 ```{{code-block}} python
