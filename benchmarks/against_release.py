@@ -4,9 +4,9 @@
     python benchmarks/against_release.py build/release            # all workloads
     python benchmarks/against_release.py build/release nll huber  # those whose name has a word
 
-Each version runs in a process of its own, and both are asked for one workload after the other, so that
-what else the machine does meets both. Above 1 this version is the faster one; a ratio is the median of
-ratios of neighbours in time. `torch` in the place of a path compares with torch eager.
+Each version runs in a process of its own, and both are asked for one workload after the other, so
+that what else the machine does meets both. Above 1 this version is the faster one; a ratio is the
+median of ratios of neighbours in time. `torch` in the place of a path compares with torch eager.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SECONDS = 0.02  # that a workload is repeated for, each time that it is asked fo
 GATE = 0.95
 
 
-# --- what is timed ----------------------------------------------------------------------------------
+# --- what is timed --------------------------------------------------------------------------------
 
 
 def workloads(library: Any) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -99,7 +99,7 @@ def call(
     return run
 
 
-# --- the processes ----------------------------------------------------------------------------------
+# --- the processes --------------------------------------------------------------------------------
 
 
 def serve(root: str) -> None:
@@ -178,13 +178,11 @@ def main() -> None:
         ratios[name] = statistics.median(a / b for a, b in both)
         times = [statistics.median(column) * 1e6 for column in zip(*both, strict=True)]
         mark = "" if ratios[name] >= GATE else f"  below {GATE}"
-        print(
-            f"{name:66s} {times[0]:10.1f} {times[1]:10.1f} µs {ratios[name]:6.2f}{mark}", flush=True
-        )
+        row = f"{name:66s} {times[0]:9.1f} {times[1]:9.1f} µs {ratios[name]:6.2f}{mark}"
+        print(row, flush=True)
     slow = [name for name, ratio in ratios.items() if ratio < GATE]
-    print(
-        f"{len(ratios)} workloads, {len(slow)} below {GATE}; median {statistics.median(ratios.values()):.2f}"
-    )
+    typical = statistics.median(ratios.values())
+    print(f"{len(ratios)} workloads, {len(slow)} below {GATE}; median {typical:.2f}")
 
 
 if __name__ == "__main__":

@@ -108,6 +108,9 @@ def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) 
 
         scale(xp, gradients, grad_output, keeps_zeros)
         return
+    steps = zip(grad_output.shape, xp.strides(grad_output), strict=True)
+    if xp.size(grad_output) > 1 and not any(step for size, step in steps if size != 1):
+        grad_output = grad_output[(0,) * len(grad_output.shape)]  # one number, as of a sum
     factor = grad_output.item() if xp.size(grad_output) == 1 else grad_output
     if xp.size(grad_output) == 1 and factor == 1.0:
         return
