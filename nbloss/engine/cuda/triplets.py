@@ -318,7 +318,8 @@ def blocks(request: Request) -> Blocks | None:
         scale = 1.0 / rows if rows else math.nan
     operands = (At("operand", k) for k in range(3))
     reduce, _, finish, sums = terms(distance.formula)
-    of_distance = FIRST_PARAMETER + len(request.parameters)
+    end = FIRST_PARAMETER + len(request.parameters)
+    of_distance = end - len(distance.parameters)
     return Blocks(
         (
             OUT if request.value else 0,
@@ -333,7 +334,7 @@ def blocks(request: Request) -> Blocks | None:
             *itertools.chain.from_iterable(zip(operands, outer, inner, strict=True)),
             *common.gradient_places(request),
         ),
-        (scale, scale, *request.parameters, *distance.parameters.values()),
+        (scale, scale, *request.parameters),
         rows,
         columns,
         {
@@ -346,7 +347,7 @@ def blocks(request: Request) -> Blocks | None:
             "REDUCE": reduce,
             "FINISHED": finish is not None,
             "OF_LOSS": tuple(range(FIRST_PARAMETER, of_distance)),
-            "OF_DISTANCE": tuple(range(of_distance, of_distance + len(distance.parameters))),
+            "OF_DISTANCE": tuple(range(of_distance, end)),
             "SWAP": options.swap,
             "RAGGED": any(count != columns for count in options.columns),
             "WANTED": request.wanted,
