@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import nbloss
+import nbloss.primitives as nb
 from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
@@ -25,7 +26,7 @@ from nbloss.bridge import torch as torch_bridge
 from nbloss.engine.cuda import compiler, grid, launch
 from nbloss.engine.cuda.compiler import Kernel
 from nbloss.engine.registry import LOSSES
-from nbloss.primitives import sum as total
+from own_loss import own_losses
 from test_losses import FIRST
 
 pytestmark = [
@@ -162,7 +163,7 @@ def test_what_is_compiled_is_kept(
 @nbloss.distance
 def weighted(x, y, scale=2.0):
     """A distance of the user's own, whose constants must not make float64 of float32."""
-    return scale * total(abs(x - y))
+    return scale * nb.sum(abs(x - y))
 
 
 def test_a_distance_of_ones_own(launched: list[Kernel]) -> None:
@@ -170,3 +171,28 @@ def test_a_distance_of_ones_own(launched: list[Kernel]) -> None:
     nbloss.triplet_margin_with_distance_loss(*rows, distance_function=weighted).backward()
     for kernel in dict.fromkeys(launched):
         check(kernel, "float32")
+
+
+FORMULAS: dict[str, Callable[..., Any]] = {
+    "exponentials": lambda x, y: nb.expm1(x) + nb.tanh(y) * nb.exp(x - y),
+    "logarithms": lambda x, y: nb.log1p(abs(x)) + nb.xlogy(abs(y), abs(x)) + nb.log(1.0 + y * y),
+    "softplus": lambda x, y: nb.softplus(x) * nb.sigmoid(y),
+    "powers": lambda x, y: nb.power(abs(x), 2.5) + abs(x) ** abs(y) + nb.sqrt(abs(x * y)),
+    "choices": lambda x, y: nb.where(x > y, nb.clamp(x, -1, 1), nb.maximum(x, nb.minimum(y, 0.5))),
+}
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_a_loss_of_ones_own(kind: str, launched: list[Kernel]) -> None:
+    """Its constants must not make float64 of float32, and no primitive may be a call."""
+
+    def own_loss(input, target):
+        return FORMULAS[kind](input, target)
+
+    with own_losses():
+        loss = nbloss.pointwise(own_loss)
+        x, y = (torch.randn(3, 5, requires_grad=True) for _ in range(2))
+        loss(x, y).backward()
+        loss(x, y, reduction="none").sum().backward()
+    for kernel in dict.fromkeys(launched):
+        check(kernel, "float32", CAPABILITIES[:1])

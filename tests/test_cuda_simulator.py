@@ -27,8 +27,9 @@ from conftest import forget
 from nbloss.bridge import torch as torch_bridge
 from nbloss.engine import memory
 from nbloss.engine.cuda import compiler, errors, pairs
-from nbloss.primitives import absolute, where
+from nbloss.primitives import absolute, softmax, where
 from nbloss.primitives import sum as total
+from own_loss import in_torch, own_loss, own_losses
 from test_losses import FIRST, kernels_only, on_tensors, rounded  # noqa: F401 (a fixture)
 
 pytestmark = [
@@ -123,6 +124,38 @@ def test_a_distance_of_ones_own(columns: int, monkeypatch: pytest.MonkeyPatch) -
     for found, truth in zip(ours, step(), strict=True):
         torch.testing.assert_close(found, truth)
     forget()
+
+
+def test_a_loss_of_ones_own() -> None:
+    with own_loss() as quartic_loss:
+        x, y = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0)).unbind()
+        x.requires_grad_()
+        value = quartic_loss(x, y, scale=2.0)
+        value.backward()
+        expected = in_torch(x, y, 2.0)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(x.grad, torch.autograd.grad(expected, x)[0])
+
+
+def test_rows_that_there_is_no_kernel_for_yet() -> None:
+    """Are refused, and the second walk of a distance is not left out."""
+
+    @nbloss.distance
+    def shares(x, y):
+        return total(absolute(softmax(x) - softmax(y)))
+
+    rows = [torch.randn(3, 5) for _ in range(3)]
+    with pytest.raises(NotImplementedError, match="distance shares takes more than one walk"):
+        nbloss.triplet_margin_with_distance_loss(*rows, distance_function=shares)
+
+    def square_loss(input):
+        return total(input * input)
+
+    with (
+        own_losses(),
+        pytest.raises(NotImplementedError, match="no CUDA kernel yet for a formula of rows"),
+    ):
+        nbloss.rowwise(square_loss)(rows[0])
 
 
 # --- labels out of range --------------------------------------------------------------------------

@@ -18,19 +18,16 @@ from torch import Tensor
 
 import nbloss
 from nbloss import primitives as nb
-from nbloss.engine.registry import LOSSES, ON_REPLACEMENT
+from nbloss.engine.registry import LOSSES
 from nbloss.primitives import absolute, detach, log, log_softmax, sign, weighted, where
+from own_loss import own_losses
 from test_losses import ROUNDINGS, error
 
 
 @pytest.fixture(autouse=True)
 def only_the_losses_of_nbloss_are_left() -> Iterator[None]:
-    known = dict(LOSSES)
-    yield
-    for name in set(LOSSES) - set(known):
-        definition = LOSSES.pop(name)
-        for forget in ON_REPLACEMENT:
-            forget(definition)
+    with own_losses():
+        yield
 
 
 def one_sided() -> Callable[..., Any]:
