@@ -81,7 +81,7 @@ def interpreted(spec: Spec, memory: Memory) -> Callable[..., None]:
         "stack": lambda size, dtype: np.full(size, 77, dtype),
     }
     exec(emit_cpu.source(spec), scope)
-    kernel = scope[spec.formula.name]
+    kernel = scope[spec.name]
     return lambda integers, floats, chunk: kernel(
         runtime.InterpretedFields(integers, spec.fields),
         runtime.InterpretedFields(floats, spec.numbers),

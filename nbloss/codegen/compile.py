@@ -65,17 +65,17 @@ def _function(text: str, spec: Spec) -> Callable:
     """Make a function of a source, under a name that no other source has."""
     fields = f"{spec.fields} {spec.numbers}"
     digest = hashlib.sha256(f"{text} {spec.dtype} {fields}".encode()).hexdigest()[:24]
-    file = f"<nbloss {spec.formula.name} {digest}>"
+    file = f"<nbloss {spec.name} {digest}>"
     # Tracebacks and profilers find the source here.
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     scope = dict(runtime.names(spec.dtype))
     exec(compile(text, file, "exec"), scope)
-    function: FunctionType = scope[spec.formula.name]
+    function: FunctionType = scope[spec.name]
     real = memory.COMPUTED[spec.dtype]
     # A literal of Python would make float64 of float32 numbers.
     function.__code__ = function.__code__.replace(
         co_consts=tuple(real(x) if isinstance(x, float) else x for x in function.__code__.co_consts)
     )
-    function.__name__ = function.__qualname__ = f"{spec.formula.name}_{spec.dtype}_{digest}"
+    function.__name__ = function.__qualname__ = f"{spec.name}_{spec.dtype}_{digest}"
     function.__module__ = __name__  # what is cached names a module that can be imported
     return function

@@ -9,12 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nbloss.codegen.layout import laid_out
-from nbloss.codegen.spec import GRAD_OUTPUT, GRADIENT_FACTOR, RESERVED, Spec, identifier
-from nbloss.formula.derive import Guard, diagonal, is_at_label, label_of, slopes, times
+from nbloss.codegen.spec import (
+    GRAD_OUTPUT,
+    GRADIENT_FACTOR,
+    RESERVED,
+    Spec,
+    gradient,
+    identifier,
+)
+from nbloss.formula.derive import Guard, diagonal, slopes, times
 from nbloss.formula.expression import (
     COLUMN,
+    COMPARISONS,
     ROW,
-    FormulaError,
     Node,
     ancestors,
     node,
@@ -93,6 +100,11 @@ class Fold:
         return f"{self.name}{self.mark} = {f'{real}({text})' if self.is_sum else f'ranked({text})'}"
 
 
+def _is_place(x: Node) -> bool:
+    """Whether a number is that of a column."""
+    return x.op == "column" or (x.op == "operand" and x.data[1] == "index")
+
+
 class Writer:
     """Writes a kernel; what is particular to a device or a layout is in the subclasses."""
 
@@ -105,9 +117,13 @@ class Writer:
         self.is_half = spec.dtype in ("float16", "bfloat16")
         self.real = "float32" if self.is_half else spec.dtype
         self.names: dict[Node, str] = {}
-        self.taken = {*self.arrays, *map(identifier, spec.formula.parameters), *RESERVED}
-        self.label = next((n for n, kind in self.arrays.items() if kind == "index"), None)
+        self.labels = [n for n, kind in self.arrays.items() if kind == "index"]
         self._schedule()
+        self.taken = {*self.arrays, *map(identifier, spec.formula.parameters), *RESERVED}
+        results = {*self.outputs, *self.schedule.of_rows}
+        self.taken |= results | {f"all_{n}" for n in {*self.arrays, *results}}
+        self.taken |= {f"{n}_step" for n in self.arrays}
+        self.of_loops: set[str] = set()
 
     def _schedule(self) -> None:
         """Derive what is asked for, and split it into walks."""
@@ -125,13 +141,8 @@ class Writer:
             found = [diagonal(x, operand) for x, operand in zip(found, operands, strict=True)]
         kinds = spec.formula.operands
         slopes_of = dict(zip(spec.needs_grad, map(lower, found), strict=True))
-        results = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "element"}
-        of_rows = {f"grad_{n}": x for n, x in slopes_of.items() if kinds[n] == "per_row"}
-        if set(spec.arrays) & {*results, *of_rows, "values"}:
-            raise FormulaError(
-                f"{spec.formula.name}: an operand cannot be called grad_ and the name of another, "
-                "or values"
-            )
+        results = {gradient(n): x for n, x in slopes_of.items() if kinds[n] == "element"}
+        of_rows = {gradient(n): x for n, x in slopes_of.items() if kinds[n] == "per_row"}
         self.outputs = list(results)
         value = lower(graph.value) if spec.value else None
         if spec.value == "survey":
@@ -149,7 +160,7 @@ class Writer:
 
     def __call__(self, *lines: str) -> None:
         for line in lines:
-            self.lines += laid_out("    " * self.indent + line)
+            self.lines += laid_out("    " * self.indent + line) if line else [""]
 
     @contextmanager
     def block(self, *heads: str) -> Iterator[None]:
@@ -160,13 +171,15 @@ class Writer:
         yield
         self.indent -= len(heads)
 
-    def unique(self, name: str) -> str:
-        """Give a name that is not taken."""
+    def unique(self, name: str, *endings: str, in_loop: bool = False) -> str:
+        """Give a name that is not taken, nor with one of these endings."""
+        taken = self.taken - self.of_loops if in_loop else self.taken
         found, count = name, 1
-        while found in self.taken:
+        while not taken.isdisjoint(f"{found}{ending}" for ending in ("", *endings)):
             count += 1
             found = f"{name}_{count}"
-        self.taken.add(found)
+        self.taken.update(f"{found}{ending}" for ending in ("", *endings))
+        self.of_loops.discard(found)
         return found
 
     # --- expressions ------------------------------------------------------------------------------
@@ -185,9 +198,11 @@ class Writer:
             case "width":
                 return f"{self.real}(columns)"
             case "column":
-                return "c"
+                return f"{self.real}(c)"
             case "operand" if x.data[1] == "index":
-                return identifier(x.data[0]) + self.of_row(x)
+                return f"{self.real}({self.place(x)})"
+            case "operand" if x.data[1] == "kept":
+                return self.element(x.data[0], "element", "c")
             case "operand":
                 return self.loaded(x.data[0], x.data[1], "c")
             case "gather":
@@ -202,20 +217,28 @@ class Writer:
                 return self._enclosed(text, INFIX["add"][1] - 1, priority)
             case "absolute":
                 return f"abs({self.text(x.args[0])})"
-        if is_at_label(x):
-            return self._enclosed(f"c == {self.place(label_of(x))}", INFIX["equal"][1], priority)
         if x.op in INFIX:
             sign, own = INFIX[x.op]
             first, second = x.args
-            # Comparisons don't chain, and differences and quotients associate to the left.
-            left = own + 1 if own == INFIX["less"][1] else own
-            text = f"{self.text(first, left)} {sign} {self.text(second, own + 1)}"
+            if x.op in COMPARISONS:  # they don't chain
+                is_of_columns = any(_is_place(a) for a in x.args)
+                text = f" {sign} ".join(
+                    self.place(a) if is_of_columns else self.text(a, own + 1) for a in x.args
+                )
+            else:  # differences and quotients associate to the left
+                text = f"{self.text(first, own)} {sign} {self.text(second, own + 1)}"
             return self._enclosed(text, own, priority)
         return f"{x.op}({', '.join(map(self.text, x.args))})"
 
-    def place(self, label: Node) -> str:
-        """Write the column that a label names."""
-        return str(int(label.data)) if label.op == "number" else self.text(label, ATOM)
+    def place(self, x: Node) -> str:
+        """Write what is compared with a column's number, or names a column: as an integer."""
+        if x.op == "column":
+            return "c"
+        if x.op == "operand" and x.data[1] == "index":
+            return identifier(x.data[0]) + self.of_row(x)
+        if x.op == "number" and x.data == int(x.data):
+            return str(int(x.data))
+        return self.text(x, INFIX["add"][1])
 
     def _number(self, value: float, priority: int) -> str:
         if value != value or value - value != 0:
@@ -250,7 +273,8 @@ class Writer:
 
     def assign(self, x: Node, name: str | None = None) -> str:
         """Write an assignment to a new name."""
-        name = self.unique(name or self.titles.get(x) or NAMES.get(x.op, "test"))
+        name = name or self.titles.get(x) or NAMES.get(x.op, "test")
+        name = self.unique(name, in_loop=COLUMN in x.varies)
         line = f"{name}{self.of_row(x)} = {self.text(x)}"
         self.names[x] = name
         return line
@@ -273,8 +297,9 @@ class Writer:
     def walk(self, walk: Walk) -> None:
         """Write a loop along the row, and what comes before and after it."""
         folds = [
-            Fold(r, self.unique(self.titles.get(r) or NAMES[r.op]), self.of_row(r))
+            Fold(r, self.unique(title, "_partial", "_all"), self.of_row(r))
             for r in walk.reductions
+            for title in [self.titles.get(r) or NAMES[r.op]]
         ]
         if walk.roots:
             with self.folded(walk, folds):
@@ -310,15 +335,15 @@ class Writer:
         uses, outside = count_uses(inside, roots), dict(self.names)
         for x in inside:
             # A kept number is read before something else is stored in its place.
-            is_kept = x.op == "operand" and x.data[0] in self.results
+            is_kept = x.op == "operand" and x.data[1] == "kept"
             if is_kept or (x.op not in LEAVES and (uses.get(x, 0) > 1 or x in self.titles)):
                 self(self.assign(x, "kept_number" if is_kept else None))
         for fold in folds:
             self(fold.taking(self.text(fold.node.args[0])))
         for name, x in stores:
             self(self.stored(self.element(name, "element", "c"), self.text(x)))
-        # The formula's own names are free again for the next loop, where they mean the same.
-        self.taken -= {self.names[x] for x in inside if x in self.names and x in self.titles}
+        # The next loop may have the formula's own names again, where they mean the same.
+        self.of_loops |= {self.names[x] for x in inside if x in self.names and x in self.titles}
         self.names = outside
 
     def row(self) -> None:

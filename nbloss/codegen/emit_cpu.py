@@ -25,7 +25,7 @@ class Rows(Writer):
 
     def prelude(self) -> None:
         spec, formula = self.spec, self.spec.formula
-        self(f"def {formula.name}(call, numbers, chunk):")
+        self(f"def {spec.name}(call, numbers, chunk):")
         self.indent = 1
         self(*self.title(), "wide_vectors()")
         self("rows, columns = call.rows, call.columns")
@@ -102,20 +102,24 @@ class Rows(Writer):
 
     def _odd_labels(self) -> None:
         """Write what becomes of rows whose label is ignored, or names no column."""
-        label = self.label
-        if label is None:
+        if not self.labels:
             return
-        test = f"{label} < 0 or {label} >= columns"
+        tests = [f"{label} < 0 or {label} >= columns" for label in self.labels]
         if self.spec.value == "survey":
-            with self.block(f"if {test}:"):
-                self("first_bad = row if first_bad < 0 else first_bad", "continue")
+            # The labels of the second operand are counted on from those of the first.
+            for k, test in enumerate(tests):
+                place = {0: "row", 1: "rows + row"}.get(k, f"{k} * rows + row")
+                with self.block(f"if {test}:"):
+                    self(f"first_bad = {place} if first_bad < 0 else first_bad", "continue")
             return
+        test = " or ".join(tests)
         if self.spec.ignores:
-            test = f"{label} == call.ignore_index or {test}"
+            is_ignored = f"{self.labels[0]} == call.ignore_index"
+            test = f"{is_ignored} or {test}"
         with self.block(f"if {test}:"):
             if self.spec.ignores:
                 self("# The label is ignored; or it was changed after it was validated.")
-                self(f"nothing = {self.real}(0.0) if {label} == call.ignore_index else nan")
+                self(f"nothing = {self.real}(0.0) if {is_ignored} else nan")
             else:
                 self("# The label was changed after it was validated.", "nothing = nan")
             if self.outputs:
@@ -273,6 +277,8 @@ class Tiles(Rows):
                     self(f"{name} = offset(all_{name}, sample * call.{name}_row_step + place)")
             for name in self.outputs:
                 self(f"{name} = offset(all_{name}, sample * columns * spatial_size + place)")
+            for name in self.schedule.of_rows:
+                self(f"{name} = offset(all_{name}, sample * spatial_size + place)")
             if self.spec.value == "each":
                 self("values = offset(all_values, sample * spatial_size + place)")
             if self.schedule.cleared:
@@ -287,23 +293,27 @@ class Tiles(Rows):
         self.lines[self.before_arrays : self.before_arrays] = arrays
 
     def _odd_labels(self) -> None:
-        if self.label is None:
+        if not self.labels:
             return
         # Rows without a column are computed as if they had the first, and overwritten.
-        label = self.label
-        self.tile_arrays += [(label, "int64"), ("is_odd", "int8"), ("nothing", self.real)]
+        self.tile_arrays += [(label, "int64") for label in self.labels]
+        self.tile_arrays += [("is_odd", "int8"), ("nothing", self.real)]
         self("odd = 0")
         with self.block("for j in range(tile):"):
-            self(f"named = read_once(call.{label} + 8 * (sample * spatial_size + place + j))")
+            for label in self.labels:
+                address = f"call.{label} + 8 * (sample * spatial_size + place + j)"
+                self(f"{label}[j] = read_once({address})")
+            tests = [f"{label}[j] < 0 or {label}[j] >= columns" for label in self.labels]
             if self.spec.ignores:
                 self("# The label is ignored; or it was changed after it was validated.")
-                self("is_ignored = named == call.ignore_index")
-                self("is_odd[j] = is_ignored or named < 0 or named >= columns")
+                self(f"is_ignored = {self.labels[0]}[j] == call.ignore_index")
+                self(f"is_odd[j] = {' or '.join(['is_ignored', *tests])}")
                 self(f"nothing[j] = {self.real}(0.0) if is_ignored else nan")
             else:
                 self("# A label that is odd was changed after it was validated.")
-                self("is_odd[j] = named < 0 or named >= columns", "nothing[j] = nan")
-            self(f"{label}[j] = 0 if is_odd[j] else named", "odd += is_odd[j]")
+                self(f"is_odd[j] = {' or '.join(tests)}", "nothing[j] = nan")
+            self(*(f"{label}[j] = 0 if is_odd[j] else {label}[j]" for label in self.labels))
+            self("odd += is_odd[j]")
 
     def at_label(self, name: str, x: Node) -> str:
         text = super().at_label(name, x)
@@ -312,11 +322,11 @@ class Tiles(Rows):
 
     def _spoil(self) -> None:
         """Write what becomes of the rows of the tile whose label is ignored, or names no column."""
-        if self.label is None or not (self.outputs or self.spec.value == "each"):
+        of_rows = [*self.schedule.of_rows, *(["values"] if self.spec.value == "each" else [])]
+        if not self.labels or not (self.outputs or of_rows):
             return
         with self.block("if odd > 0:", "for j in range(tile):", "if is_odd[j]:"):
-            if self.spec.value == "each":
-                self(self.stored("values[j]", "nothing[j]"))
+            self(*(self.stored(f"{name}[j]", "nothing[j]") for name in of_rows))
             if self.outputs:
                 is_clear = self.spec.ignores and self.outputs == self.schedule.cleared
                 heads = ["if nothing[j] != 0.0:"] if is_clear else []
@@ -327,9 +337,10 @@ class Tiles(Rows):
     def finish(self, value: Node) -> None:
         text = self.text(value)
         if self.spec.value == "sum":
-            if self.label is not None:
+            if self.labels:
                 text = f"where(is_odd[j], nothing[j], {text})"
             line = f"result = plus(result, float64({text}))"
         else:
             line = self.stored("values[j]", text)
-        self.per_row([line], [value])
+        with self.block("for j in range(tile):"):
+            self(line)

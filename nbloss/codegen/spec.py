@@ -18,40 +18,27 @@ VALUES, FIRST_FIELD = 0, 3
 RESERVED = {
     *keyword.kwlist,
     *runtime.names("float32"),
-    *(
-        "call",
-        "numbers",
-        "chunk",
-        "row",
-        "rows",
-        "columns",
-        "all_columns",
-        "spatial_size",
-        "per_row",
-    ),
-    *("c", "j", "first", "last", "start", "segment", "tile", "tiles", "number", "sample", "place"),
-    *(
-        "result",
-        "values",
-        "gradient_factor",
-        "grad_output",
-        "nothing",
-        "odd",
-        "is_odd",
-        "is_ignored",
-        "named",
-        "abs",
-        "range",
-    ),
-    *("min", "max"),
+    *("call", "numbers", "chunk", "row", "rows", "columns", "all_columns", "spatial_size"),
+    *("per_row", "rows_per_chunk", "c", "j", "first", "last", "start", "segment", "tile", "tiles"),
+    *("number", "sample", "place", "result", "values", "all_values", "partials", "found"),
+    *("gradient_factor", "grad_output", "output", "ignore_index", "nothing", "odd", "is_odd"),
+    *("is_ignored", "first_bad", "abs", "range", "min", "max"),
 }
+# How names begin and end that a source makes of those of arguments.
+PREFIXES, SUFFIXES = ("all_", "grad_"), ("_step", "_")
 
 
 def identifier(name: str) -> str:
     """Give the name that an argument of the formula has in a source."""
     if name in INTERNAL:
         return name.replace(" ", "_")
-    return f"{name}_" if name in RESERVED else name
+    is_taken = name in RESERVED or name.startswith(PREFIXES) or name.endswith(SUFFIXES)
+    return f"{name}_" if is_taken else name
+
+
+def gradient(name: str) -> str:
+    """Give the name that the gradient with respect to an operand has in a source."""
+    return f"grad_{identifier(name)}"
 
 
 # What every kernel is given; no argument of a formula can have such a name.
@@ -103,6 +90,12 @@ class Spec:
     tile: int = field(default_factory=lambda: chunks.TILE)
 
     @property
+    def name(self) -> str:
+        """The name of the kernel."""
+        name = identifier(self.formula.name)
+        return name if name.isidentifier() else "formula"  # that of a lambda
+
+    @property
     def arrays(self) -> dict[str, str]:
         """The arrays that are read, by their names in the source, and how each varies."""
         absent = dict(self.options)
@@ -123,7 +116,7 @@ class Spec:
             names += [f"{name}_row_step"] if kind in ("element", "per_row") else []
             has_step = self.step(name) == -1 or (self.tiled and kind == "element")
             names += [f"{name}_step"] if has_step else []
-        names += [f"grad_{name}" for name in self.needs_grad]
+        names += map(gradient, self.needs_grad)
         places = {name: k for k, name in enumerate(names, FIRST_FIELD)}
         return {"values": VALUES, "partials": PARTIALS, **places}
 

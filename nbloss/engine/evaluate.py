@@ -228,5 +228,7 @@ def run(
     if bad != NOTHING_BAD:
         if bad == NO_MEMORY:
             raise MemoryError("nbloss found no memory for a kernel to work in")
-        raise PATTERNS[launch.pattern].out_of_range(xp.item(arrays[len(gradients)], bad))
+        labels = [x for x in arrays[len(gradients) :] if "int" in str(x.dtype)]
+        which, place = divmod(bad, xp.size(labels[0]))
+        raise PATTERNS[launch.pattern].out_of_range(xp.item(labels[which], place))
     return value, gradients

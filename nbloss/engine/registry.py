@@ -146,6 +146,10 @@ def listed(definition: Definition) -> Definition:
     One's own loss may be defined again, as a notebook does when its cell is run again; whatever is
     made of it from then on is made of the new definition.
     """
+    if not definition.name.isidentifier():
+        raise expression.FormulaError(
+            f"a loss needs a name: define it with def {trace.location(definition.formula)}"
+        )
     known = LOSSES.get(definition.name)
     if known is not None and is_built_in(known):
         raise ValueError(
@@ -262,7 +266,8 @@ def rowwise(
     floats = tuple(n for n, kind in symbolic.operands.items() if kind in ("element", "per_row"))
     if not floats or symbolic.operands[floats[0]] != "element":
         raise expression.FormulaError(
-            f"{function.__name__}: the first operand must be a row, got {list(symbolic.operands)}"
+            f"{function.__name__}: the first operand must be a row, got {list(symbolic.operands)} "
+            f"{trace.location(function)}"
         )
     return listed(
         Definition(
@@ -284,7 +289,8 @@ def check_options(symbolic: Formula) -> None:
         if not isinstance(value, bool | int | str):
             raise expression.FormulaError(
                 f"{symbolic.name}: the default of {name} must be a float, which makes a parameter, "
-                f"or a bool, int or str, which makes an option; got {value!r}"
+                f"or a bool, int or str, which makes an option; got {value!r} "
+                f"{trace.location(symbolic.function)}"
             )
 
 

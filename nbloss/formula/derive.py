@@ -121,8 +121,14 @@ def guarded(x: Node, guards: list[Guard]) -> Node:
 
 
 def is_at_label(condition: Node) -> bool:
-    """Whether a condition holds in the column that a label names, and in no other."""
-    return condition.op == "equal" and any(a is COLUMN_NUMBER for a in condition.args)
+    """Whether a condition holds in the column that a label names, and in no other.
+
+    A label is an operand, which kernels guard; a row need not have the column of another number.
+    """
+    if condition.op != "equal" or not any(a is COLUMN_NUMBER for a in condition.args):
+        return False
+    label = label_of(condition)
+    return label.op == "operand" and bool(label.data[1] == "index")
 
 
 def label_of(condition: Node) -> Node:
@@ -132,7 +138,7 @@ def label_of(condition: Node) -> Node:
 
 
 def _order(x: Node) -> tuple:
-    return COLUMN in x.varies, len(x.varies), x.number
+    return COLUMN in x.varies, len(x.varies), x.picks, x.height, x.key
 
 
 def factors(x: Node) -> tuple[float, list[Node]]:
@@ -176,7 +182,7 @@ def plus(x: Node, y: Node) -> Node:
         both = (mine, others) if if_true else (others, mine)
         return apply("where", condition, *both)
     (a, same), (b, also) = factors(x), factors(y)
-    if [f.number for f in same] == [f.number for f in also]:
+    if [f.key for f in same] == [f.key for f in also]:
         return times(number(a + b), *same)
     return x + y
 
@@ -252,6 +258,8 @@ def _clamp_min(x: Node, adjoint: Node, operand: Node, low: Node) -> tuple:
 
 def _power(x: Node, adjoint: Node, base: Node, exponent: Node) -> tuple:
     by_base = times(adjoint, exponent, apply("power", base, exponent - 1.0))
+    if x.data is None and exponent.op != "number":
+        by_base = apply("where", apply("equal", exponent, ZERO), ZERO, by_base)
     if x.data is not None:
         at_zero = times(adjoint, number(x.data))
         by_base = apply("where", apply("equal", base, ZERO), at_zero, by_base)

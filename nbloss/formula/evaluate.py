@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbloss.formula import primitives
-from nbloss.formula.expression import ELEMENTWISE, Node, ancestors
+from nbloss.formula.expression import COMPARISONS, ELEMENTWISE, Node, ancestors
 
 
 def evaluate(
@@ -74,6 +74,8 @@ def evaluate(
             case "gather":
                 found[x] = _gathered(given[0], given[1], in_torch)
             case op:
+                if op not in COMPARISONS:  # numbers of columns are integers, as labels are
+                    given = [_floating(a, like.dtype, in_torch) for a in given]
                 with np.errstate(all="ignore"):
                     found[x] = functions[op](*given)
     return [found[x] for x in nodes]
@@ -81,6 +83,14 @@ def evaluate(
 
 def _is_floating(x: Any, in_torch: bool) -> bool:
     return bool(x.is_floating_point()) if in_torch else x.dtype.kind == "f"
+
+
+def _floating(x: Any, dtype: Any, in_torch: bool) -> Any:
+    """Make floating-point numbers of integers."""
+    if in_torch:
+        is_integer = not (x.is_floating_point() or "bool" in str(x.dtype))
+        return x.to(dtype) if is_integer else x
+    return x.astype(dtype) if x.dtype.kind in "iu" else x
 
 
 def _gathered(row: Any, label: Any, in_torch: bool) -> Any:

@@ -6,8 +6,9 @@ all; the compiler computes a node where it varies, and nowhere else.
 """
 
 import contextlib
+import hashlib
 import inspect
-import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +39,8 @@ def _direction(x: Any) -> Any:
 
 ELEMENTWISE["direction"] = _direction
 COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
-CONDITIONS = (*COMPARISONS, "logical_and", "logical_or", "logical_not")
+LOGIC = ("logical_and", "logical_or", "logical_not")
+CONDITIONS = (*COMPARISONS, *LOGIC)
 # The operations that make one number of a row. "shift" is the largest number as well, but a NaN
 # need not show in it: it is subtracted before exponentials are summed, where the NaN shows.
 REDUCTIONS = ("sum", "max", "min", "shift")
@@ -46,23 +48,37 @@ REDUCTIONS = ("sum", "max", "min", "shift")
 # along a row, and of single numbers.
 ROW_COMPOSITES = ("logsumexp", "log_softmax", "softmax")
 COMPOSITES = ("sigmoid", "softplus", "clamp_min", "detach", *ROW_COMPOSITES)
+# What takes a condition for a number, beside the elementwise operations.
+OF_NUMBERS = (*REDUCTIONS, *COMPOSITES, "weighted")
+# NumPy's functions that reduce, and what they make of a row.
+REDUCING = {np.add: "sum", np.maximum: "max", np.minimum: "min"}
+# Those that `&`, `|` and `~` are.
+BETWEEN_CONDITIONS = {
+    np.bitwise_and: "logical_and",
+    np.bitwise_or: "logical_or",
+    np.invert: "logical_not",
+}
 
 
 class FormulaError(TypeError):
     """A formula does what the compiler can't follow; the message says where, and what to write."""
 
 
-def fail(message: str) -> FormulaError:
+class MissingAttribute(FormulaError, AttributeError):
+    """A formula asks its data for what arrays and tensors have; `hasattr` says no."""
+
+
+def fail(message: str, kind: type[FormulaError] = FormulaError) -> FormulaError:
     """Make an error that names the line of the formula."""
-    package = str(Path(__file__).parent.parent)
+    package = f"{Path(__file__).parent.parent}{os.sep}"
     frame = inspect.currentframe()
     while frame is not None:
         file = frame.f_code.co_filename
-        own = file.startswith(package) and not file.startswith(str(Path(package) / "losses"))
+        own = file.startswith(package) and not file.startswith(f"{package}losses{os.sep}")
         if not own and "site-packages" not in file and not file.startswith("<__array"):
-            return FormulaError(f'{message} (in "{file}", line {frame.f_lineno})')
+            return kind(f'{message} (in "{file}", line {frame.f_lineno})')
         frame = frame.f_back
-    return FormulaError(message)
+    return kind(message)
 
 
 class Node:
@@ -78,16 +94,22 @@ class Node:
         Of a number its value, of a parameter its name, of an operand its name and kind.
     varies : frozenset of str
         Which of `ROW` and `COLUMN` the number depends on.
-    number : int
-        Nodes are numbered as they are made: each after its arguments.
+    picks : bool
+        Whether it depends on what a row has in a single column.
+    height : int
+        How many operations lead to it.
+    key : str
+        Tells it from all other nodes: the same in each process, whatever else there is.
     """
 
-    __slots__ = ("__weakref__", "args", "data", "number", "op", "varies")
+    __slots__ = ("__weakref__", "args", "data", "height", "key", "op", "picks", "varies")
     op: str
     args: tuple["Node", ...]
     data: Any
     varies: frozenset[str]
-    number: int
+    picks: bool
+    height: int
+    key: str
 
     __hash__ = object.__hash__
     __array_priority__ = 1000  # NumPy's numbers leave arithmetic to the node
@@ -159,13 +181,22 @@ class Node:
         return apply("not_equal", self, other)
 
     def __and__(self, other: Any) -> "Node":
-        return apply("logical_and", self, other)
+        return _between_conditions("logical_and", self, other)
+
+    def __rand__(self, other: Any) -> "Node":
+        return _between_conditions("logical_and", other, self)
 
     def __or__(self, other: Any) -> "Node":
-        return apply("logical_or", self, other)
+        return _between_conditions("logical_or", self, other)
+
+    def __ror__(self, other: Any) -> "Node":
+        return _between_conditions("logical_or", other, self)
 
     def __invert__(self) -> "Node":
-        return apply("logical_not", self)
+        return _between_conditions("logical_not", self)
+
+    def __setitem__(self, label: Any, value: Any) -> None:
+        raise fail("a formula cannot change a row: use where(column == label, x, y)")
 
     def __getitem__(self, label: Any) -> "Node":
         if isinstance(label, int) and not isinstance(label, bool) and label >= 0:
@@ -181,48 +212,52 @@ class Node:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> "Node":
         name = ufunc.__name__
-        if method == "reduce" and ufunc in (np.add, np.maximum, np.minimum):
-            return reduction({"add": "sum", "maximum": "max", "minimum": "min"}[name], args[0])
-        if method != "__call__" or kwargs or name not in ELEMENTWISE:
-            if name == "square" and not kwargs:
-                return args[0] * args[0]
-            if name == "matmul":
-                raise fail(NO_MATMUL)
-            raise fail(f"numpy.{name} is not among the functions that formulas know")
-        return apply(name, *args)
+        if name == "matmul":
+            raise fail(NO_MATMUL)
+        if method == "__call__" and ufunc in BETWEEN_CONDITIONS:
+            return _between_conditions(BETWEEN_CONDITIONS[ufunc], *args)
+        if method == "reduce" and ufunc in REDUCING:
+            return _along_row(REDUCING[ufunc], *args, **kwargs)
+        if method != "__call__" or (name not in ELEMENTWISE and name != "square"):
+            raise fail(f"{name} is not among NumPy's functions that formulas know")
+        if kwargs:
+            raise fail(f"numpy.{name} takes no {', '.join(kwargs)} in a formula")
+        return args[0] * args[0] if name == "square" else apply(name, *args)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> "Node":
         name = function.__name__
         if name == "where" and len(args) == 3 and not kwargs:
             return apply("where", *args)
-        if name in ("sum", "mean", "max", "min", "amax", "amin") and len(args) == 1 and not kwargs:
-            return getattr(self, name.removeprefix("a"))()
+        if name in ("sum", "mean", "max", "min", "amax", "amin"):
+            return _along_row(name.removeprefix("a"), *args, **kwargs)
         if name == "clip" and len(args) == 3 and not kwargs:
             return apply("minimum", apply("maximum", args[0], args[1]), args[2])
         if name in ("dot", "vdot", "inner", "einsum", "tensordot"):
             raise fail(NO_MATMUL)
-        raise fail(f"numpy.{name} with these arguments is not among what formulas know")
+        if name in ("where", "clip"):
+            raise fail(f"numpy.{name} takes three arguments in a formula, none by its name")
+        raise fail(f"{name} is not among NumPy's functions that formulas know")
 
     def __matmul__(self, other: Any) -> "Node":
         raise fail(NO_MATMUL)
 
     __rmatmul__ = __matmul__
 
-    def sum(self) -> "Node":
+    def sum(self, *args: Any, **kwargs: Any) -> "Node":
         """Sum along the row."""
-        return reduction("sum", self)
+        return _along_row("sum", self, *args, **kwargs)
 
-    def mean(self) -> "Node":
+    def mean(self, *args: Any, **kwargs: Any) -> "Node":
         """Average along the row."""
-        return reduction("sum", self) / width()
+        return _along_row("mean", self, *args, **kwargs)
 
-    def max(self) -> "Node":
+    def max(self, *args: Any, **kwargs: Any) -> "Node":
         """Take the largest of the row."""
-        return reduction("max", self)
+        return _along_row("max", self, *args, **kwargs)
 
-    def min(self) -> "Node":
+    def min(self, *args: Any, **kwargs: Any) -> "Node":
         """Take the smallest of the row."""
-        return reduction("min", self)
+        return _along_row("min", self, *args, **kwargs)
 
     # --- what a formula cannot do -----------------------------------------------------------------
 
@@ -250,7 +285,19 @@ class Node:
         )
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise fail("a formula's data cannot become an array: use elementwise functions")
+        raise fail(
+            "a formula's data cannot become an array, nor index one: use elementwise functions, "
+            "and make the array an operand, an argument of the formula without a default"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # a protocol that somebody looks for
+            raise AttributeError(name)
+        raise fail(
+            f"a formula's data have no .{name}: use operators and the functions of "
+            "nbloss.primitives or NumPy, such as exp(x); the length of a row is `width`",
+            MissingAttribute,
+        )
 
 
 NO_MATMUL = (
@@ -261,21 +308,24 @@ NO_MATMUL = (
 # --- making nodes ---------------------------------------------------------------------------------
 
 _known: "weakref.WeakValueDictionary[tuple, Node]" = weakref.WeakValueDictionary()
-_numbers = itertools.count()
 _lock = threading.Lock()
 
 
 def node(op: str, *args: Any, data: Any = None) -> Node:
     """Give the node of an operation, the same one each time."""
-    args = tuple(map(as_node, args))
+    args = tuple(map(as_number if op in OF_NUMBERS else as_node, args))
     # A node keeps its arguments alive, so that no other node has their identity meanwhile.
     key = (op, tuple(map(id, args)), repr(data))
     with _lock:
         found = _known.get(key)
         if found is None:
             found = Node()
-            found.op, found.args, found.data, found.number = op, args, data, next(_numbers)
+            found.op, found.args, found.data = op, args, data
             found.varies = _varies(op, args, data)
+            found.picks = op == "gather" or any(a.picks for a in args)
+            found.height = 1 + max((a.height for a in args), default=-1)
+            before = hashlib.sha256(" ".join(a.key for a in args).encode()).hexdigest()
+            found.key = f"{op} {data!r} {before}"
             _known[key] = found
         return found
 
@@ -285,6 +335,7 @@ KINDS = {
     "per_row": frozenset({ROW}),
     "per_column": frozenset({COLUMN}),
     "index": frozenset({ROW}),
+    "kept": frozenset({ROW, COLUMN}),  # in the array of a result, by a walk for a later one
 }
 
 
@@ -319,6 +370,35 @@ def number(x: Any) -> Node:
     return node("number", data=bool(x) if isinstance(x, bool | np.bool_) else float(x))
 
 
+def is_condition(x: Node) -> bool:
+    """Whether a node is true or false."""
+    return x.op in CONDITIONS or (x.op == "number" and isinstance(x.data, bool))
+
+
+def as_number(x: Any) -> Node:
+    """Give a number; of a condition 1 where it holds, and 0 elsewhere."""
+    x = as_node(x)
+    return apply("where", x, 1.0, 0.0) if is_condition(x) else x
+
+
+def as_condition(x: Any) -> Node:
+    """Give a condition; of a number whether it is not 0."""
+    x = as_node(x)
+    if x.op == "where" and is_number(x.args[1], 1) and is_number(x.args[2], 0):
+        return x.args[0]
+    return x if is_condition(x) else apply("not_equal", x, 0.0)
+
+
+def _between_conditions(op: str, *args: Any) -> Node:
+    nodes = tuple(map(as_node, args))
+    if not all(map(is_condition, nodes)):
+        raise fail(
+            "&, | and ~ are between conditions, and bind more strongly than comparisons: write "
+            "(x > 0) & (y > 0)"
+        )
+    return apply(op, *nodes)
+
+
 def is_number(x: Node, value: float) -> bool:
     """Whether a node is a certain number."""
     return x.op == "number" and x.data == value
@@ -350,12 +430,19 @@ def single_column() -> Iterator[None]:
 
 def reduction(op: str, x: Any) -> Node:
     """Give the node of a reduction along the row; of what is the same along it, less."""
-    x = as_node(x)
+    x = as_number(x)
     if getattr(_context, "single", False):
         return x
     if COLUMN not in x.varies:
         return x * node("width") if op == "sum" else x
     return node(op, x)
+
+
+def _along_row(name: str, x: Any, axis: Any = None, **kwargs: Any) -> Node:
+    """Give what NumPy's function of that name comes to along the row."""
+    if axis not in (None, -1) or kwargs.keys() - {"keepdims"}:
+        raise fail(f"a formula is about one row, and {name}(x) is taken along it")
+    return reduction("sum", x) / width() if name == "mean" else reduction(name, x)
 
 
 def width() -> Node:
@@ -373,12 +460,17 @@ def apply(op: str, *args: Any, data: Any = None) -> Node:
 
     ``data`` says more of the operation's derivative.
     """
-    nodes = tuple(map(as_node, args))
+    if op == "where":
+        nodes = (as_condition(args[0]), *map(as_number, args[1:]))
+    else:
+        nodes = tuple(map(as_condition if op in LOGIC else as_number, args))
     if all(a.op == "number" for a in nodes):
         with np.errstate(all="ignore"):
             result = ELEMENTWISE[op](*(a.data for a in nodes))
         return number(result.item())
     simpler = _simpler(op, nodes)
+    if data is not None and simpler is nodes[0]:
+        simpler = None  # whose derivative is another
     return node(op, *nodes, data=data) if simpler is None else simpler
 
 
@@ -419,6 +511,8 @@ def _simpler(op: str, args: tuple[Node, ...]) -> Node | None:
             # Products are exact where the powers of the C library are, and vectorise.
             square = a * a
             return {2.0: square, 3.0: square * a, 4.0: square * square}[b.data]
+        case "power" if is_number(b, 0):
+            return number(1.0)
         case "power" if is_number(b, 1):
             return a
         case "power" if _is_reciprocal(b) and _is_power_of_size(a, b.args[1]):
@@ -431,6 +525,9 @@ def _simpler(op: str, args: tuple[Node, ...]) -> Node | None:
             return b
         case "logical_not" if a.op == "logical_not":
             return a.args[0]
+        case "logical_and" | "logical_or" if a.op == "number" or b.op == "number":
+            known, other = (a, b) if a.op == "number" else (b, a)
+            return known if known.data == (op == "logical_or") else other
     return None
 
 
@@ -453,12 +550,18 @@ def ancestors(*nodes: Node, known: Iterable[Node] = (), along_rows: bool = False
     along_rows : bool, optional
         Leave out what does not vary along a row.
     """
-    found: set[Node] = set()
-    waiting = list(nodes)
+    found: dict[Node, None] = {}
+    waiting = list(reversed(nodes))
     while waiting:
-        x = waiting.pop()
+        x = waiting[-1]
         if x in found or x in known or (along_rows and COLUMN not in x.varies):
+            waiting.pop()
             continue
-        found.add(x)
-        waiting.extend(x.args)
-    return sorted(found, key=lambda x: x.number)
+        before = [a for a in x.args if a not in found and a not in known]
+        if along_rows:
+            before = [a for a in before if COLUMN in a.varies]
+        if before:
+            waiting += reversed(before)
+        else:
+            found[waiting.pop()] = None
+    return list(found)

@@ -37,7 +37,9 @@ def sum(x: Any) -> Any:
 
 def mean(x: Any) -> Any:
     """Average along the row."""
-    return x.mean() if _is_symbolic(x) else np.mean(x, -1, keepdims=True)
+    if _is_symbolic(x):
+        return expression.reduction("sum", x) / expression.width()
+    return np.mean(x, -1, keepdims=True)
 
 
 def max(x: Any) -> Any:
@@ -134,9 +136,8 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 
 
 def xlogy(x: Any, y: Any) -> Any:
-    """Give ``x * log(y)``, which is 0 where ``x`` is 0."""
-    zero = x == 0.0
-    return where(zero, 0.0, x * log(where(zero, 1.0, y)))
+    """Give ``x * log(y)``, which is 0 where ``x`` is 0, though the logarithm be infinite."""
+    return x * log(where((x == 0.0) & ((y <= 0.0) | (y == np.inf)), 1.0, y))
 
 
 def weighted(value: Any, weight: Any) -> Any:

@@ -132,10 +132,8 @@ def schedule(
             cleared.append(name)
         else:
             walk.stores.append((name, x))
-    stored = [n for w in walks for n in (*w.roots, *(x for *_, x in w.at_labels))]
-    every = ancestors(*rows, *stored)
     shared = []
-    for n in every:
+    for n in ancestors(*_roots(walks, rows)):
         if n.op not in REDUCTIONS:
             continue
         if ROW in n.varies:
@@ -150,7 +148,13 @@ def schedule(
         for walk in walks:
             if not walk.reductions:
                 walk.guard = _common_guard([x for _, x in walk.stores])
-    return _with_names(Schedule(cleared, shared, [], walks, [], value, of_rows), every, set(named))
+    made = Schedule(cleared, shared, [], walks, [], value, of_rows)
+    return _with_names(made, _roots(walks, rows), set(named))
+
+
+def _roots(walks: list[Walk], rows: list[Node]) -> list[Node]:
+    """List all that is stored or reduced."""
+    return [*rows, *(n for w in walks for n in (*w.roots, *(x for *_, x in w.at_labels)))]
 
 
 def _level(x: Node, levels: dict[Node, int]) -> int:
@@ -183,8 +187,8 @@ def _keep(earlier: list[Walk], last: Walk) -> None:
         for walk in earlier:
             common = costly.intersection(ancestors(*walk.roots, along_rows=True))
             if common:
-                kept = max(common, key=lambda x: (len(ancestors(x)), x.number))
-                there = operand(name)
+                kept = max(common, key=lambda x: (len(ancestors(x)), x.key))
+                there = operand(name, "kept")
                 walk.stores.append((name, kept))
                 last.stores = [(to, replaced(x, kept, there)) for to, x in last.stores]
                 break
@@ -198,9 +202,9 @@ def count_uses(nodes: Iterable[Node], roots: Iterable[Node] = ()) -> dict[Node, 
     return found
 
 
-def _with_names(made: Schedule, every: list[Node], named: set[Node]) -> Schedule:
+def _with_names(made: Schedule, roots: list[Node], named: set[Node]) -> Schedule:
     """Find what has to have a name: what a loop takes from outside, and what is used repeatedly."""
-    uses = count_uses(every)
+    uses = count_uses(ancestors(*roots))
     known: set[Node] = set()
 
     def to_name(roots: list[Node], level: frozenset[str]) -> list[Node]:
@@ -220,7 +224,7 @@ def _with_names(made: Schedule, every: list[Node], named: set[Node]) -> Schedule
     constant: frozenset[str] = frozenset()
     row = frozenset({ROW})
     known.update(n for walk in made.shared for n in walk.reductions)
-    made.constants = to_name(every, constant)
+    made.constants = to_name(roots, constant)
     for walk in made.walks:
         guards = [] if walk.guard is None else [walk.guard[0]]
         at_labels = [x for *_, x in walk.at_labels]

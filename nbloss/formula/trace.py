@@ -138,7 +138,7 @@ def _graph(formula: Formula, options: tuple[tuple[str, Any], ...]) -> Graph:
     slopes = {}
     for name, override in formula.overrides.items():
         slope, more = _watched(override, arguments)
-        slopes[name] = expression.as_node(slope)
+        slopes[name] = expression.as_number(slope)
         names.update(more)
     for argument in arguments.values():
         if isinstance(argument, Node):
@@ -162,14 +162,15 @@ def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[N
     except TypeError as error:
         if isinstance(error, expression.FormulaError) or "Node" not in str(error):
             raise
-        code, trail = function.__code__, error.__traceback__
-        line = code.co_firstlineno
+        code, trail, line = function.__code__, error.__traceback__, None
         while trail is not None:
             line = trail.tb_lineno if trail.tb_frame.f_code is code else line
             trail = trail.tb_next
+        what = str(error).partition("\n")[0]
         raise expression.FormulaError(
-            f"{function.__name__} calls a function that does not know a formula's data: use those "
-            f'of nbloss.primitives or NumPy ({error}) (in "{code.co_filename}", line {line})'
+            f"{function.__name__} calls a function that does not know a formula's data, or has an "
+            f"operator that formulas lack: use those of nbloss.primitives or NumPy ({what}) "
+            f"{location(function, line)}"
         ) from None
     finally:
         sys.setprofile(before)
@@ -178,8 +179,7 @@ def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[N
 
 def _checked(formula: Formula, result: Any) -> tuple[Node, Node | None]:
     """Take a formula's result apart, and see that it is what it should be."""
-    code = formula.function.__code__
-    where = f'(in "{code.co_filename}", line {code.co_firstlineno})'
+    where = location(formula.function)
     if isinstance(result, tuple | list):
         raise expression.FormulaError(
             f"{formula.name} returns {len(result)} values, but a formula states the value alone: "
@@ -187,7 +187,12 @@ def _checked(formula: Formula, result: Any) -> tuple[Node, Node | None]:
         )
     if result is None:
         raise expression.FormulaError(f"{formula.name} returns nothing {where}")
-    value, weight = expression.as_node(result), None
+    try:
+        value, weight = expression.as_number(result), None
+    except expression.FormulaError:
+        raise expression.FormulaError(
+            f"{formula.name} returns a {type(result).__name__}, not a number {where}"
+        ) from None
     if value.op == "weighted":
         value, weight = value.args
         if COLUMN in weight.varies:
@@ -212,15 +217,22 @@ def _checked(formula: Formula, result: Any) -> tuple[Node, Node | None]:
             f"{found[0].op} of: define it with @rowwise {where}"
         )
     labels = {x for x in every if x.op == "operand" and x.data[1] == "index"}
+    as_numbers: set[Node | None] = {value, weight}
     for x in every:
-        for k, a in enumerate(x.args):
-            compared = x.op in ("equal", "not_equal") and node("column") in set(x.args)
-            if a in labels and not compared and not (x.op == "gather" and k == 1):
-                raise expression.FormulaError(
-                    f"{formula.name}: the label {a} can only index a row or be compared with "
-                    f"`column`; annotate it nbloss.PerRow if it is a number {where}"
-                )
+        compared = x.op in ("equal", "not_equal") and node("column") in set(x.args)
+        as_numbers.update(() if compared else x.args[:1] if x.op == "gather" else x.args)
+    for label in labels & as_numbers:
+        raise expression.FormulaError(
+            f"{formula.name}: the label {label} can only index a row or be compared with `column`; "
+            f"annotate it nbloss.PerRow if it is a number {where}"
+        )
     return value, weight
+
+
+def location(function: Callable, line: int | None = None) -> str:
+    """Say where a function is, or a line of it."""
+    code = inspect.unwrap(function).__code__
+    return f'(in "{code.co_filename}", line {line or code.co_firstlineno})'
 
 
 def formula(
@@ -230,6 +242,11 @@ def formula(
     arguments = inspect.signature(function).parameters.values()
     operands, parameters, options = {}, {}, {}
     for argument in arguments:
+        if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+            raise expression.FormulaError(
+                f"{function.__name__}: the arguments of a formula are named one by one, without "
+                f"*, ** or / {location(function)}"
+            )
         default = argument.default
         if default is argument.empty:
             operands[argument.name] = _kind(function, argument.annotation)
@@ -237,6 +254,11 @@ def formula(
             parameters[argument.name] = default
         else:
             options[argument.name] = default
+    if not operands:
+        raise expression.FormulaError(
+            f"{function.__name__} has no operand, an argument without a default "
+            f"{location(function)}"
+        )
     return Formula(
         function,
         rowwise,

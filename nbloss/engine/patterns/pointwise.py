@@ -6,7 +6,7 @@ from typing import Any
 
 from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
-from nbloss.codegen.spec import GRAD_OUTPUT, Spec
+from nbloss.codegen.spec import GRAD_OUTPUT, Spec, gradient
 from nbloss.engine import chunks
 from nbloss.engine.launch import (
     OUT,
@@ -149,7 +149,7 @@ def prepare(request: Request) -> Launch | None:
         _, outer, inner = integers[3 * k : 3 * k + 3]
         values |= {name: addresses[name], f"{name}_row_step": outer, f"{name}_step": inner}
     for k, name in enumerate((*request.definition.operands, *request.definition.optional)):
-        values[f"grad_{name}"] = At("gradient", k)
+        values[gradient(name)] = At("gradient", k)
     groups = laid.groups if laid.value == "sum" else 0
     return ready(
         request,

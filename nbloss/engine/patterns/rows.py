@@ -6,7 +6,7 @@ from typing import Any
 
 from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
-from nbloss.codegen.spec import Spec, identifier
+from nbloss.codegen.spec import Spec, gradient, identifier
 from nbloss.engine import chunks
 from nbloss.engine.launch import OUT, UPSTREAM, At, Launch, Request, Stage, ready
 from nbloss.engine.patterns import common
@@ -83,7 +83,7 @@ def prepare(request: Request) -> Launch | None:
             field: At("operand", k),
             f"{field}_row_step": outer.get(name, 1),
             f"{field}_step": inner.get(name, 0),
-            f"grad_{name}": At("gradient", k),
+            gradient(name): At("gradient", k),
         }
     constants = [n for n in formula.operands if n not in operands]
     values |= {identifier(name): At("constant", k) for k, name in enumerate(constants)}
