@@ -457,3 +457,16 @@ def test_traced_for_torchscript(case: Case) -> None:
     traced = torch.jit.trace(function, operands)
     other = tuple(tensors_of(case, rng=7).values())
     torch.testing.assert_close(traced(*other), function(*other))
+
+
+def test_traced_for_torchscript_after_calls_of_other_shapes() -> None:
+    """What is known of them is not looked through while torch records."""
+
+    def function(*operands: Tensor) -> Tensor:
+        return nbloss.huber_loss(*operands)
+
+    for rows in (2, 3):
+        function(torch.zeros(rows, 5), torch.ones(rows, 5))
+    operands = torch.zeros(4, 5), torch.ones(4, 5)
+    traced = torch.jit.trace(function, operands)
+    assert traced(2.0 * operands[1], operands[1]).item() == 0.5

@@ -38,6 +38,7 @@ from nbloss.engine.problem import present
 _compiling = torch.compiler.is_compiling
 _overridden = torch.overrides.has_torch_function
 _modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
 
 
@@ -54,7 +55,8 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         kinds = KINDS.get(key)
     except TypeError:  # an argument that can't be hashed
         kinds, key = None, None
-    watched = _modes() > 0
+    # Even to ask a tensor for its shape leaves a mark in the graph that torch.jit.trace records.
+    watched = _modes() > 0 or _tracing_state() is not None
     if kinds is not None and not watched:
         # The guard also tells that there are no transforms, tracers or autocast.
         latest = kinds.latest
@@ -65,7 +67,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
             return run(tensors_bridge, kind.launch, tensors)[0]  # type: ignore[arg-type]
     if torch._C._functorch.maybe_current_level() is not None:
         return composed(function, arguments, named)
-    if watched or torch._C._get_tracing_state() is not None:
+    if watched:
         return operators.call(function, arguments, named)
     if torch._C._is_any_autocast_enabled():
         key = None
