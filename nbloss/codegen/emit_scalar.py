@@ -5,6 +5,7 @@ form: they bind the primitives that the function calls to their own.
 """
 
 import linecache
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,6 @@ def function(
     file = f"<nbloss {name} {hash(text):x}>"
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     scope: dict[str, Any] = {n: getattr(primitives, n) for n in primitives.__all__}
-    scope["__name__"] = __name__
+    scope |= {"__name__": __name__, "inf": math.inf, "nan": math.nan}
     exec(compile(text, file, "exec"), scope)
     return scope[name]
