@@ -22,7 +22,10 @@ class Scalar(Writer):
     def __init__(self, arguments: Mapping[Node, str], titles: Mapping[Node, str]) -> None:
         self.lines, self.indent, self.is_half = [], 0, False
         self.names = dict(arguments)
-        self.taken, self.of_loops = {*arguments.values(), *primitives.__all__, "abs"}, set()
+        self.taken, self.of_loops = (
+            {*arguments.values(), *primitives.__all__, "abs", "inf", "nan"},
+            set(),
+        )
         self.titles = {lower(x): name for x, name in titles.items()}
 
     def text(self, x: Node, priority: int = 0) -> str:
