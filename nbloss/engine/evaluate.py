@@ -116,7 +116,10 @@ def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) 
         return
     with xp.serial():
         if keeps_zeros:
-            keeps_zeros = not bool(abs(grad_output).sum() < math.inf)
+            # Without infinities and NaN, zeros stay what they are. (A product that overflows only
+            # takes the longer way.)
+            numbers = grad_output.reshape(-1)
+            keeps_zeros = not bool(numbers.dot(numbers) < math.inf)
         for gradient in gradients:
             if gradient is not None:
                 zeros = gradient == 0 if keeps_zeros else None
