@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,14 @@ import torch
 from matplotlib import pyplot as plt
 
 import nbloss
+from nbloss.codegen.emit import ATOM, Writer
+from nbloss.codegen.emit_scalar import Scalar
+from nbloss.codegen.layout import WIDTH
 from nbloss.engine.registry import LOSSES, Definition
+from nbloss.formula import derive, expression
+from nbloss.formula.expression import Node
+from nbloss.formula.schedule import LEAVES, count_uses
+from nbloss.formula.trace import Formula
 
 HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "benchmarks" / "cpu.json"
@@ -174,25 +180,71 @@ def draw(definition: Definition, path: Path) -> None:
 
 # What a page says below the formula, by pattern or by loss.
 MADE_OF = {
-    "pointwise": "The kernels, the gradients and the derivatives of higher order are made from "
+    "pointwise": "The kernels, the gradients and the derivatives of higher order are derived from "
     "this formula, and no other code in nbloss computes this loss.",
-    "classes": "Gradients and derivatives of higher order, and the kernels for the CPU, are made "
-    "from these formulas. Class weights and `label_smoothing` are in them. Targets of "
-    "`ignore_index` are passed over around them. On CUDA a template computes the same.",
-    "pairs": "This is the formula of one label and one other class; the derivatives are made from "
-    "it. The kernel goes through the pairs of a row. Where a row has many labels, it puts them in "
-    "order instead, and uses `below_margin` alone.",
-    "rows": "The distance is another formula, which is put into this one: see "
-    "`nbloss/losses/distances.py`. Kernels, gradients and derivatives of higher order are made "
-    "from the whole.",
+    "classes": "The CPU's kernels, the gradients and the derivatives of higher order are derived "
+    "from this. The formula says nothing of `ignore_index`: the kernel gives rows with that target "
+    "the value 0 and the gradient 0. On CUDA a hand-written kernel computes the same loss.",
+    "pairs": "This is the formula of one label and one other class, and its derivatives are "
+    "derived from it. The loops over pairs are written by hand and call them. Where a row has many "
+    "labels, the kernel sorts them instead, and uses `below_margin` alone.",
+    "rows": "The distance is a formula of its own, in `nbloss/losses/distances.py`, and is put "
+    "into this one. The CPU's kernels, the gradients and the derivatives of higher order are "
+    "derived from the whole. On CUDA a hand-written kernel calls both formulas.",
 }
 WORK = {
-    "pointwise": "One pass over the elements: time and memory traffic grow with their number.",
-    "classes": "Two passes over each row of classes, the second in the cache; of `nll_loss` one "
-    "number a row, and the gradient's zeros.",
+    "pointwise": "One walk over the elements: time and memory traffic grow with their number.",
+    "classes": "The kernel of `cross_entropy` walks over each row of classes three times, and the "
+    "second and third time the row is in the cache. That of `nll_loss` reads one number a row, and "
+    "clears the gradient.",
     "pairs": "With C classes and T labels a row takes C T steps, or (C + T) log T if that is less.",
-    "rows": "Two passes over each row, the second in the cache: time grows with the number of "
+    "rows": "Two walks over each row, the second in the cache: time grows with the number of "
     "coordinates.",
+}
+DERIVED = {
+    "pointwise": "The derivative with respect to the first operand, as it is derived from the "
+    "formula, without weights:",
+    "classes": "The derivative with respect to `input`, as it is derived from the formula, without "
+    "class weights and smoothing. `column` is the number of a class:",
+    "pairs": "The derivative of a pair with respect to the score of the label, as it is derived "
+    "from the formula:",
+    "rows": "The derivative with respect to `anchor`, as it is derived from the formula and the "
+    "Euclidean distance:",
+}
+COMPILED = {
+    **dict.fromkeys(
+        ("pointwise", "classes", "rows"),
+        "These are sources that Numba compiles. They are emitted from the formula and its "
+        "derivatives; [How a formula becomes a kernel]"
+        "(../guides/how_a_formula_becomes_a_kernel.md) explains them.",
+    ),
+    "pairs": "These are the loops that Numba compiles; `loss` in them is the formula of a pair "
+    "with its derivatives, and `hinge` is `below_margin`.",
+}
+# The arguments of nbloss.source whose kernels a page shows, as they are written, by pattern or by
+# loss.
+MEAN = ""
+KERNELS: dict[str, dict[str, str]] = {
+    "pointwise": {
+        MEAN: "a mean and its gradients, in float32",
+        ', reduction="none"': "the gradients of each value, times `grad_output`",
+        ', dtype="float16", gradients=False': "a mean alone, in float16",
+    },
+    "classes": {
+        MEAN: "a mean and its gradient, in float32",
+        ", shape=(8, 16, 32)": "scores of shape (N, C, d1), a tile of rows at a time",
+    },
+    "pairs": {MEAN: "the loops over pairs, and those over sorted labels"},
+    "rows": {MEAN: "a mean and its gradients, in float32"},
+    "cross_entropy": {
+        ", label_smoothing=0.1": "with label smoothing",
+    },
+    "triplet_margin_loss": {
+        ", p=1, swap=True": "with the sum of absolute differences as distance, and `swap`",
+    },
+    "triplet_margin_with_distance_loss": {
+        ", distance_function=nbloss.distances.cosine": "with the cosine distance",
+    },
 }
 OPERANDS = {
     "nll_loss": ("[[-0.1, -2.4], [-1.6, -0.2]]", "[0, 1]"),
@@ -313,16 +365,80 @@ def at_work(definition: Definition) -> str:
 ```"""
 
 
-def gradient(definition: Definition) -> str:
-    """The derivative with respect to the first operand, as an expression."""
-    from nbloss.formula import derive, expression
+class InFormulas(Scalar):
+    """Writes a graph in the language of formulas, with composites and reductions whole."""
 
-    formula = (*definition.row_formulas, definition.symbolic)[0]
-    absent = {n: 1.0 for n in (*definition.optional, "weight") if n in formula.operands}
-    graph = formula.graph(**absent)
-    first = next(iter(formula.operands))
-    (slope,) = derive.slopes(graph, [expression.operand(first)], derive.ONE)
-    return "\n".join(textwrap.wrap(repr(slope), 100))
+    def __init__(self, formula: Formula, titles: dict[Node, str]) -> None:
+        arguments = {expression.operand(n, kind): n for n, kind in formula.operands.items()}
+        arguments |= {expression.parameter(name): name for name in formula.parameters}
+        super().__init__(arguments, {})
+        self.titles = titles
+
+    def text(self, x: Node, priority: int = 0) -> str:
+        if x in self.names or x.op not in ("column", "width", "gather"):
+            return super().text(x, priority)
+        if x.op == "gather":
+            return f"{self.text(x.args[0], ATOM)}[{self.text(x.args[1])}]"
+        return x.op
+
+    def place(self, x: Node) -> str:
+        return x.op if x.op == "column" else Writer.place(self, x)
+
+    def returning(self, name: str, arguments: list[str], result: Node) -> str:
+        """Write a function that returns a result."""
+        self(f"def {name}({', '.join(arguments)}):")
+        self.indent = 1
+        inside = expression.ancestors(result, known=self.names)
+        uses = count_uses(inside, [result])
+        for x in inside:
+            if x is not result and x.op not in LEAVES and (uses[x] > 1 or x in self.titles):
+                self(self.assign(x))
+        text = f"return {self.text(result)}"
+        if len(text) > WIDTH - 4:  # assignments are broken into lines
+            self(f"result = {self.text(result)}")
+            text = "return result"
+        self(text)
+        return "\n".join(self.lines)
+
+
+def gradient(definition: Definition) -> str:
+    """The derivative with respect to the first operand, of each formula, as Python."""
+    formulas = definition.row_formulas or (definition.symbolic,)
+    several = len(formulas) > 1
+    written = []
+    for formula in formulas:
+        absent = {n: 1.0 for n in (*definition.optional, "weight") if n in formula.operands}
+        graph = formula.graph(**absent)
+        titles = dict(graph.names)
+        first = next(iter(formula.operands))
+        (slope,) = derive.slopes(graph, [expression.operand(first)], derive.ONE, titles)
+        used = expression.ancestors(slope)
+        operands = [
+            n for n, kind in formula.operands.items() if {expression.operand(n, kind)} & {*used}
+        ]
+        parameters = sorted(str(x.data) for x in used if x.op == "parameter")
+        text = InFormulas(formula, titles).returning(
+            f"grad_{first}", [*operands, *parameters], slope
+        )
+        written.append(f"# {formula.name}\n{text}" if several else text)
+    return "\n\n".join(written)
+
+
+def kernels(definition: Definition) -> str:
+    """The sources of some kernels, each under the call that gives it."""
+    name = definition.name
+    shown = {**KERNELS[definition.pattern], **KERNELS.get(name, {})}
+    parts = []
+    for arguments, words in shown.items():
+        call = f"nbloss.source(nbloss.{name}{arguments})"
+        parts.append(f""":::{{dropdown}} {words[0].upper()}{words[1:]}
+This is `{call}`.
+
+```{{code-block}} python
+{eval(call, {"nbloss": nbloss}).rstrip()}
+```
+:::""")
+    return "\n\n".join(parts)
 
 
 def page(definition: Definition) -> str:
@@ -355,22 +471,17 @@ As a module it is `nbloss.nn.{definition.module}`, {constructor}.
 
 ## Its gradient
 
-The derivative with respect to `{definition.differentiable[0]}`, as the compiler makes it:
+{DERIVED[definition.pattern]}
 
-```{{code-block}} text
+```{{code-block}} python
 {gradient(definition)}
 ```
 
-## Its kernel
+## Its kernels
 
-This is the source that Numba compiles for float32, a mean and its gradients; `nbloss.source` gives
-those of other calls.
+{COMPILED[definition.pattern]}
 
-:::{{dropdown}} The kernel
-```{{code-block}} python
-{nbloss.source(getattr(nbloss, name)).rstrip()}
-```
-:::
+{kernels(definition)}
 
 ## Calling it
 
