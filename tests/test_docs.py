@@ -1,13 +1,17 @@
 """The documentation: every public name has a page, and every sample on the pages runs."""
 
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import nbloss
+from nbloss import primitives
 from nbloss.engine.registry import LOSSES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -100,3 +104,18 @@ def test_links_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             made = link.startswith(("losses/", "../auto_examples/", "../losses/"))
             assert made or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_mistakes_have_the_errors_that_the_guide_says() -> None:
+    text = (DOCS / "guides" / "own_losses.md").read_text()
+    table = text.partition("| the formula returns | the error says |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) > 5
+    names = {"nbloss": nbloss, "math": math, "torch": torch, "w": np.ones(3)}
+    names |= {name: getattr(primitives, name) for name in ("sum", "where")}
+    for formula, message in rows:
+        function = eval(f"lambda x, y, label: {formula}", names)
+        function.__annotations__ = {"label": nbloss.Index}
+        with pytest.raises(nbloss.FormulaError) as error:
+            nbloss.rowwise(function)
+        assert message.replace("\\|", "|") in str(error.value)
