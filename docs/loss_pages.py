@@ -189,8 +189,8 @@ MADE_OF = {
     "derived from it. The loops over pairs are written by hand and call them. Where a row has many "
     "labels, the kernel sorts them instead, and uses `below_margin` alone.",
     "rows": "The distance is a formula of its own, here the Euclidean one, and `between` puts it "
-    "into that of the loss. The CPU's kernels, the gradients and the derivatives of higher order are "
-    "derived from the whole. On CUDA a hand-written kernel calls both formulas.",
+    "into that of the loss. The CPU's kernels, the gradients and the derivatives of higher order "
+    "are derived from the whole. On CUDA a hand-written kernel calls both formulas.",
 }
 WORK = {
     "pointwise": "One walk over the elements: time and memory traffic grow with their number.",
