@@ -5,7 +5,7 @@ from typing import Any, overload
 
 from nbloss import functional
 from nbloss.engine import registry
-from nbloss.formula.expression import FormulaError
+from nbloss.formula.expression import fail
 
 
 @overload
@@ -68,9 +68,7 @@ def pointwise(function: Callable | None = None, **options: Any) -> Any:
     >>> float(pinball_loss(np.zeros(3), np.array([1.0, -1.0, 2.0]), quantile=0.9, reduction="sum"))
     2.8
     """
-    return _defined(
-        registry.pointwise, pointwise, function, options, ("module", "derivatives", "check")
-    )
+    return _defined(registry.pointwise, pointwise, function, options)
 
 
 @overload
@@ -82,6 +80,7 @@ def rowwise(
     *,
     module: str | None = ...,
     derivatives: Mapping[str, Callable[..., Any]] | None = ...,
+    check: bool = ...,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
@@ -95,7 +94,7 @@ def rowwise(function: Callable | None = None, **options: Any) -> Any:
         annotation says otherwise: :class:`nbloss.Index` is a label a row, which indexes rows
         (``scores[label]``), :class:`nbloss.PerRow` one number a row, :class:`nbloss.PerColumn` one
         number a column, the same for all rows.
-    module, derivatives
+    module, derivatives, check
         As for :func:`pointwise`.
 
     Returns
@@ -108,7 +107,8 @@ def rowwise(function: Callable | None = None, **options: Any) -> Any:
     FormulaError
         If the formula does what the compiler can't follow.
     ValueError
-        If the name is that of a loss of nbloss.
+        If the name is that of a loss of nbloss, or if a stated derivative disagrees with finite
+        differences.
 
     Examples
     --------
@@ -122,17 +122,18 @@ def rowwise(function: Callable | None = None, **options: Any) -> Any:
     >>> round(float(focal_loss(np.zeros((1, 2)), np.array([0]))), 6)
     0.173287
     """
-    return _defined(registry.rowwise, rowwise, function, options, ("module", "derivatives"))
+    return _defined(registry.rowwise, rowwise, function, options)
 
 
 def _defined(
-    define: Callable, decorator: Callable, function: Callable | None, options: dict, known: tuple
+    define: Callable, decorator: Callable, function: Callable | None, options: dict
 ) -> Any:
+    known = ("module", "derivatives", "check")
     unknown = [name for name in options if name not in known]
     if unknown:
         old = " a formula states its value alone, and all derivatives are made from it:"
         name = decorator.__name__
-        raise FormulaError(
+        raise fail(
             f"{name}() takes no {', '.join(unknown)}:{old if 'differentiable' in unknown else ''} "
             f"its arguments are {', '.join(known)}"
         )

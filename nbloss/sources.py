@@ -1,5 +1,6 @@
 """The source of a loss's kernels."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,8 @@ def source(
     shape : tuple of int, optional
         Shape of the operands; scores of shape (N, C, d1, ...) have kernels of their own.
     **options
-        Further arguments of the loss, such as ``label_smoothing=0.1`` or ``p=1``.
+        Further arguments of the loss, such as ``label_smoothing=0.1`` or ``p=1``; also operands,
+        such as class weights, or class probabilities as the ``target`` of cross entropy.
 
     Returns
     -------
@@ -66,7 +68,8 @@ def source(
         raise ValueError(f"dtype must be one of {', '.join(STORED)}, got {dtype!r}")
     definition = LOSSES[loss.build.__name__]
     chosen = sample(definition, *shape)
-    problem = loss.build(xp, *chosen.operands, reduction=reduction, **options)
+    given = dict(zip(list(inspect.signature(loss).parameters), chosen.operands, strict=False))
+    problem = loss.build(xp, **{**given, **options}, reduction=reduction)
     wanted = tuple(gradients and has for has in problem.differentiable)
     value = "each" if reduction == "none" else "sum"
     upstream = None

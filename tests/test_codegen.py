@@ -264,6 +264,15 @@ SHOWN: dict[str, Callable[[], str]] = {
 }
 
 
+def test_operands_can_be_given_to_source() -> None:
+    """Probabilities as a target have another kernel than labels."""
+    labels = nbloss.source(nbloss.cross_entropy)
+    probabilities = nbloss.source(nbloss.cross_entropy, target=np.full((8, 16), 1 / 16, np.float32))
+    assert "read_once" in labels
+    assert "read_once" not in probabilities
+    assert "target[c]" in probabilities
+
+
 @pytest.mark.parametrize("name", SHOWN)
 def test_sources_are_those_that_were_read(name: str) -> None:
     """Set NBLOSS_RENEW_SOURCES, run this test, and read what has changed."""

@@ -157,6 +157,22 @@ def with_a_list(input, target, weights=(1.0, 2.0)):
     return weights[0] * (input - target)
 
 
+def sorting(input, target):
+    return np.sort(input) - target
+
+
+def arcus(input, target):
+    return np.arctan(input - target)
+
+
+def without_target(input, target):
+    return input * input
+
+
+def constant(input, target):
+    return 3.0
+
+
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
@@ -168,6 +184,10 @@ def with_a_list(input, target, weights=(1.0, 2.0)):
         (with_an_array, "got an array: make it an operand"),
         (multiplying_matrices, "cannot multiply matrices"),
         (summing, "has no row to take the sum of: define it with @rowwise"),
+        (sorting, "numpy.sort is not among .*: sort the rows before the call"),
+        (arcus, "numpy.arctan is not among .*: they know absolute, add, .*, where"),
+        (without_target, r"without_target does not depend on target: leave the argument out"),
+        (constant, r"constant does not depend on input and target"),
         (with_a_list, "the default of weights must be a float, .* or a bool, int or str"),
     ],
 )
@@ -207,9 +227,14 @@ def weighted_by_column(scores, weight: nbloss.PerColumn):
     return weighted(nb.sum(scores), weight)
 
 
+def along_another_axis(scores):
+    return nb.sum(scores, axis=0)
+
+
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
+        (along_another_axis, r"sum\(x\) is taken along it: there is no other axis"),
         (columns_left, "gives a number for each column, but must give one for the row"),
         (label_as_a_number, "can only index a row or be compared .* annotate it nbloss.PerRow"),
         (label_of_no_label, "indexed by a label, an operand that is annotated nbloss.Index"),
@@ -227,7 +252,8 @@ def test_what_is_no_formula_of_a_row_is_refused(formula: Callable[..., Any], mes
 @pytest.mark.parametrize("decorator", [nbloss.pointwise, nbloss.rowwise])
 @pytest.mark.parametrize("old", ["differentiable", "finish", "reduce", "mean_over_classes"])
 def test_arguments_that_there_are_not(decorator: Callable[..., Any], old: str) -> None:
-    with pytest.raises(nbloss.FormulaError, match=rf"{decorator.__name__}\(\) takes no {old}: "):
+    message = rf'{decorator.__name__}\(\) takes no {old}: .* \(in ".*test_own_losses.py", line'
+    with pytest.raises(nbloss.FormulaError, match=message):
 
         @decorator(**{old: ("input",)})
         def old_loss(input, target):
@@ -271,6 +297,31 @@ def test_a_wrong_derivative_is_refused(slope: Callable[..., Any], message: str) 
     with pytest.raises(ValueError, match=f"loss square_loss: .*{message}"):
         nbloss.pointwise(derivatives={"input": slope})(square_loss)
     assert "square_loss" not in LOSSES
+
+
+def sum_of_squares(scores, label: nbloss.Index, center: nbloss.PerRow):
+    """Add up squares, and take off one score."""
+    return nb.sum((scores - center) ** 2) - scores[label]
+
+
+def without_the_label(scores, label, center):
+    return 2.0 * (scores - center)
+
+
+def with_the_label(scores, label, center):
+    return 2.0 * (scores - center) - where(nb.column == label, 1.0, 0.0)
+
+
+def test_derivatives_of_rows_are_compared_as_well() -> None:
+    define = nbloss.rowwise(derivatives={"scores": without_the_label})
+    with pytest.raises(ValueError, match=r"with respect to column . of scores at scores=\["):
+        define(sum_of_squares)
+    assert "sum_of_squares" not in LOSSES
+    nbloss.rowwise(derivatives={"scores": without_the_label}, check=False)(sum_of_squares)
+    loss = nbloss.rowwise(derivatives={"scores": with_the_label})(sum_of_squares)
+    rows, labels = np.arange(6.0).reshape(2, 3), np.array([2, 0])
+    _, slope = nbloss.value_and_grad(loss)(rows, labels, np.zeros(2), reduction="sum")
+    assert slope.tolist() == [[0.0, 2.0, 3.0], [5.0, 8.0, 10.0]]
 
 
 def test_a_derivative_that_is_stated_is_taken() -> None:
@@ -321,6 +372,26 @@ def scaled(factor: float, **more: float) -> None:
         def again_loss(input, target):
             """Scale the error by a constant."""
             return factor * (input - target)
+
+
+def test_errors_name_the_argument_that_was_given() -> None:
+    """Whatever the formula calls it."""
+
+    @nbloss.rowwise
+    def priced_loss(scores, answer: nbloss.Index, price: nbloss.PerColumn):
+        return -price[answer] * nb.log_softmax(scores)[answer]
+
+    scores, answer, price = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), torch.ones(3)
+    with pytest.raises(RuntimeError, match="no gradient with respect to price"):
+        priced_loss(scores, answer, price.requires_grad_())
+    with pytest.raises(RuntimeError, match=r"price is of torch\.float64, input of torch\.float32"):
+        priced_loss(scores, answer, price.double())
+    with pytest.raises(RuntimeError, match="expected price of dtype float32 like input"):
+        priced_loss(scores.numpy(), answer.numpy(), np.ones(3))
+    with pytest.raises(TypeError, match="answer"):
+        priced_loss(scores, [0, 1], price)
+    with pytest.raises(RuntimeError, match="answer must be of int64, int32 or uint8, got float32"):
+        priced_loss(scores, answer.float(), price)
 
 
 def test_a_loss_can_be_defined_again() -> None:
@@ -780,7 +851,7 @@ def test_rows_without_columns(row: Row) -> None:
                 with pytest.raises(IndexError, match="Target 0 is out of bounds"):
                     loss(*arguments, reduction=reduction)
             elif row.formula in (spread_loss, from_first_loss):
-                with pytest.raises(ValueError, match="a row must have at least 1 columns, got 0"):
+                with pytest.raises(ValueError, match="a row must have at least 1 column, got 0"):
                     loss(*arguments, reduction=reduction)
             else:
                 expected = np.nan if row.weighs_rows else 0.0

@@ -66,23 +66,27 @@ def is_floating(x: Any) -> bool:
     return getattr(getattr(x, "dtype", None), "kind", "") == "f"
 
 
-def labels(take: Take, loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Any:
+def labels(
+    take: Take, loss: str, argument: str, value: Any, dtypes: tuple[str, ...], message: str
+) -> Any:
     """Take a target of class indices, as int64.
 
     ``message`` is what to say of another type than those of ``dtypes``; the type follows it.
     """
-    x = take(loss, "target", target)
+    x = take(loss, argument, value)
     if x.dtype.name not in dtypes:
         refuse(RuntimeError(message + x.dtype.name))
     return x.astype(np.int64, copy=False)
 
 
-def class_weight(take: Take, loss: str, weight: Any, like: Any) -> Any:
+def class_weight(take: Take, loss: str, argument: str, value: Any, like: Any) -> Any:
     """Take the weights of classes, which must have the input's type."""
-    x = take(loss, "weight", weight)
+    x = take(loss, argument, value)
     if x.dtype != like.dtype:
         refuse(
-            RuntimeError(f"expected weight of dtype {like.dtype} like input but found {x.dtype}")
+            RuntimeError(
+                f"expected {argument} of dtype {like.dtype} like input but found {x.dtype}"
+            )
         )
     return x
 

@@ -98,14 +98,14 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple:
     return arrays.operands(array, loss, integers, named)
 
 
-def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Any:
+def labels(loss: str, argument: str, value: Any, dtypes: tuple[str, ...], message: str) -> Any:
     """Take a target of class indices, as contiguous int64."""
-    return contiguous(arrays.labels(array, loss, target, dtypes, message))
+    return contiguous(arrays.labels(array, loss, argument, value, dtypes, message))
 
 
-def class_weight(loss: str, weight: Any, like: Any) -> Any:
+def class_weight(loss: str, argument: str, value: Any, like: Any) -> Any:
     """Take the weights of classes, which must have the input's type."""
-    return contiguous(arrays.class_weight(array, loss, weight, like))
+    return contiguous(arrays.class_weight(array, loss, argument, value, like))
 
 
 def on_one_device(problem: Problem) -> Problem:

@@ -147,14 +147,16 @@ def expand(operands: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np
     return tuple(broadcast_to(x, shape) for x in operands)
 
 
-def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> np.ndarray:
+def labels(
+    loss: str, argument: str, value: Any, dtypes: tuple[str, ...], message: str
+) -> np.ndarray:
     """Take a target of class indices, as contiguous int64."""
-    return contiguous(arrays.labels(array, loss, target, dtypes, message))
+    return contiguous(arrays.labels(array, loss, argument, value, dtypes, message))
 
 
-def class_weight(loss: str, weight: Any, like: np.ndarray) -> np.ndarray:
+def class_weight(loss: str, argument: str, value: Any, like: np.ndarray) -> np.ndarray:
     """Take the weights of classes, which must have the input's type."""
-    return contiguous(arrays.class_weight(array, loss, weight, like))
+    return contiguous(arrays.class_weight(array, loss, argument, value, like))
 
 
 def item(x: np.ndarray, index: int) -> int:

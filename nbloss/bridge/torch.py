@@ -265,12 +265,12 @@ def is_floating(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Tensor:
+def labels(loss: str, argument: str, value: Any, dtypes: tuple[str, ...], message: str) -> Tensor:
     """Take a target of class indices, as contiguous int64.
 
     ``message`` is what to say of another type than those of ``dtypes``; the type follows it.
     """
-    x = tensor(loss, "target", target)
+    x = tensor(loss, argument, value)
     name = str(x.dtype).removeprefix("torch.")
     if name not in dtypes:
         refuse(RuntimeError(message + name))
@@ -278,15 +278,15 @@ def labels(loss: str, target: Any, dtypes: tuple[str, ...], message: str) -> Ten
         return x.to(torch.int64).contiguous()
 
 
-def class_weight(loss: str, weight: Any, like: Tensor) -> Tensor:
+def class_weight(loss: str, argument: str, value: Any, like: Tensor) -> Tensor:
     """Take the weights of classes, which must have the input's type, and get no gradient."""
-    x = tensor(loss, "weight", weight)
+    x = tensor(loss, argument, value)
     if goes_to_float32(loss, x.device) and x.dtype in HALF:
         x = x.to(like.dtype)
     if x.dtype != like.dtype:
-        refuse(RuntimeError(f"{loss}(): weight is of {x.dtype}, input of {like.dtype}"))
+        refuse(RuntimeError(f"{loss}(): {argument} is of {x.dtype}, input of {like.dtype}"))
     if x.requires_grad and torch.is_grad_enabled():
-        refuse(RuntimeError(f"{loss}(): no kernel for the gradient by weight"))
+        refuse(RuntimeError(f"{loss}() has no gradient with respect to {argument}"))
     return (x.detach() if x.requires_grad else x).contiguous()
 
 

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from nbloss.formula import derive, expression, trace
-from nbloss.formula.expression import REDUCTIONS, FormulaError, Node
+from nbloss.formula.expression import REDUCTIONS, FormulaError, Node, fail
 from nbloss.formula.trace import Formula
 
 # The distances that there are, by what stands for them in a graph that can be stored.
@@ -163,7 +163,7 @@ def distance(function: Callable | None = None, **arguments: Any) -> Any:
     6.0
     """
     if arguments:
-        raise FormulaError(
+        raise fail(
             f"distance() takes a formula alone, got {', '.join(arguments)}: the formula states how "
             "the coordinates come together, as in sqrt(sum((x - y) ** 2)) or max(absolute(x - y))"
         )
@@ -173,13 +173,13 @@ def distance(function: Callable | None = None, **arguments: Any) -> Any:
     if sum(a.default is a.empty for a in given) != 2:
         raise FormulaError(
             f"distance {function.__name__} must take two rows, and parameters with defaults; "
-            f"it takes {inspect.signature(function)}"
+            f"it takes {inspect.signature(function)} {trace.location(function)}"
         )
     formula = trace.formula(function, True)
     # Where others have options, a distance has parameters: `p=2` is a number.
     parameters = {n: float(x) for n, x in {**formula.parameters, **formula.options}.items()}
     formula = replace(formula, parameters=parameters, options={})
-    formula.graph()  # mistakes are told now
+    trace.check_uses(formula)  # mistakes are told now
     return Distance(formula, MappingProxyType(parameters))
 
 

@@ -11,11 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from nbloss.engine import finite_differences
-from nbloss.formula import derive, expression, trace
-from nbloss.formula.evaluate import evaluate
+from nbloss.formula import derive, expression, finite_differences, trace
 from nbloss.formula.trace import Formula
 
 LOSSES: dict[str, "Definition"] = {}
@@ -42,7 +38,7 @@ class Definition:
     parameters : mapping
         The arguments that are numbers, with their defaults.
     differentiable : tuple of str
-        The operands whose derivatives the formula returns, in the order of their return.
+        The operands that the value has a derivative with respect to.
     module : str
         Name of the class in ``nbloss.nn``.
     mean_over_classes : bool
@@ -221,7 +217,7 @@ def pointwise(
             mean_over_classes=mean_over_classes,
             saves_operands=saves_operands,
         )
-    check_options(trace.formula(function, False))
+    check_formula(trace.formula(function, False))
     definition = element(
         function,
         derivatives,
@@ -231,7 +227,7 @@ def pointwise(
         saves_operands=saves_operands,
     )
     if derivatives and check:
-        check_derivatives(definition)
+        finite_differences.check(definition.symbolic)
     return listed(definition)
 
 
@@ -240,6 +236,7 @@ def rowwise(
     *,
     module: str | None = None,
     derivatives: Mapping[str, Callable] | None = None,
+    check: bool = True,
 ) -> Any:
     """Define a loss by the formula of one row, which lies along the last dimension.
 
@@ -249,7 +246,7 @@ def rowwise(
         Gives the value of the row. Its arguments without a default are the operands: rows, unless
         they are annotated with :class:`~nbloss.formula.trace.Index`, ``PerRow`` or ``PerColumn``.
         Those with a float as default are parameters, those with another default options.
-    module, derivatives
+    module, derivatives, check
         As for :func:`pointwise`.
 
     Raises
@@ -260,15 +257,17 @@ def rowwise(
         If the name is that of a loss of nbloss.
     """
     if function is None:
-        return functools.partial(rowwise, module=module, derivatives=derivatives)
+        return functools.partial(rowwise, module=module, derivatives=derivatives, check=check)
     symbolic = trace.formula(function, True, derivatives)
-    check_options(symbolic)
+    check_formula(symbolic)
     floats = tuple(n for n, kind in symbolic.operands.items() if kind in ("element", "per_row"))
     if not floats or symbolic.operands[floats[0]] != "element":
         raise expression.FormulaError(
             f"{function.__name__}: the first operand must be a row, got {list(symbolic.operands)} "
             f"{trace.location(function)}"
         )
+    if derivatives and check:
+        finite_differences.check(symbolic)
     return listed(
         Definition(
             function.__name__,
@@ -283,8 +282,8 @@ def rowwise(
     )
 
 
-def check_options(symbolic: Formula) -> None:
-    """See that torch's graphs can hold the options of a formula."""
+def check_formula(symbolic: Formula) -> None:
+    """See that a formula is one, and that torch's graphs can hold its options."""
     for name, value in symbolic.options.items():
         if not isinstance(value, bool | int | str):
             raise expression.FormulaError(
@@ -292,23 +291,7 @@ def check_options(symbolic: Formula) -> None:
                 f"or a bool, int or str, which makes an option; got {value!r} "
                 f"{trace.location(symbolic.function)}"
             )
-
-
-def check_derivatives(definition: Definition) -> None:
-    """Compare derivatives that an element's formula states with finite differences."""
-    symbolic = definition.symbolic
-    graph = symbolic.graph()
-    stated = tuple(name for name in symbolic.overrides if name in symbolic.operands)
-    operands = [expression.operand(name) for name in stated]
-    nodes = [graph.value, *derive.slopes(graph, operands, derive.ONE)]
-    names = (*symbolic.operands, *symbolic.parameters)
-
-    def formula(*numbers: float) -> tuple[float, ...]:
-        given = dict(zip(names, (np.array([x], float) for x in numbers), strict=True))
-        return tuple(float(np.ravel(x)[0]) for x in evaluate(nodes, given, given, 1))
-
-    parameters = tuple(symbolic.parameters.values())
-    finite_differences.check(definition.name, formula, tuple(symbolic.operands), parameters, stated)
+    trace.check_uses(symbolic)
 
 
 def element(

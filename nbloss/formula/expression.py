@@ -217,9 +217,9 @@ class Node:
         if method == "__call__" and ufunc in BETWEEN_CONDITIONS:
             return _between_conditions(BETWEEN_CONDITIONS[ufunc], *args)
         if method == "reduce" and ufunc in REDUCING:
-            return _along_row(REDUCING[ufunc], *args, **kwargs)
+            return along_row(REDUCING[ufunc], *args, **kwargs)
         if method != "__call__" or (name not in ELEMENTWISE and name != "square"):
-            raise fail(f"{name} is not among NumPy's functions that formulas know")
+            raise fail(_unknown(name))
         if kwargs:
             raise fail(f"numpy.{name} takes no {', '.join(kwargs)} in a formula")
         return args[0] * args[0] if name == "square" else apply(name, *args)
@@ -229,14 +229,14 @@ class Node:
         if name == "where" and len(args) == 3 and not kwargs:
             return apply("where", *args)
         if name in ("sum", "mean", "max", "min", "amax", "amin"):
-            return _along_row(name.removeprefix("a"), *args, **kwargs)
+            return along_row(name.removeprefix("a"), *args, **kwargs)
         if name == "clip" and len(args) == 3 and not kwargs:
             return apply("minimum", apply("maximum", args[0], args[1]), args[2])
         if name in ("dot", "vdot", "inner", "einsum", "tensordot"):
             raise fail(NO_MATMUL)
         if name in ("where", "clip"):
             raise fail(f"numpy.{name} takes three arguments in a formula, none by its name")
-        raise fail(f"{name} is not among NumPy's functions that formulas know")
+        raise fail(_unknown(name))
 
     def __matmul__(self, other: Any) -> "Node":
         raise fail(NO_MATMUL)
@@ -245,19 +245,19 @@ class Node:
 
     def sum(self, *args: Any, **kwargs: Any) -> "Node":
         """Sum along the row."""
-        return _along_row("sum", self, *args, **kwargs)
+        return along_row("sum", self, *args, **kwargs)
 
     def mean(self, *args: Any, **kwargs: Any) -> "Node":
         """Average along the row."""
-        return _along_row("mean", self, *args, **kwargs)
+        return along_row("mean", self, *args, **kwargs)
 
     def max(self, *args: Any, **kwargs: Any) -> "Node":
         """Take the largest of the row."""
-        return _along_row("max", self, *args, **kwargs)
+        return along_row("max", self, *args, **kwargs)
 
     def min(self, *args: Any, **kwargs: Any) -> "Node":
         """Take the smallest of the row."""
-        return _along_row("min", self, *args, **kwargs)
+        return along_row("min", self, *args, **kwargs)
 
     # --- what a formula cannot do -----------------------------------------------------------------
 
@@ -298,6 +298,21 @@ class Node:
             "nbloss.primitives or NumPy, such as exp(x); the length of a row is `width`",
             MissingAttribute,
         )
+
+
+def _unknown(name: str) -> str:
+    known = {*ELEMENTWISE, "square", "clip", "sum", "mean", "max", "min"} - {"direction"}
+    instead = INSTEAD.get(name) or f"they know {', '.join(sorted(known))}"
+    return f"numpy.{name} is not among NumPy's functions that formulas know: {instead}"
+
+
+INSTEAD = {
+    "sort": "sort the rows before the call, and pass them as an operand",
+    "argsort": "sort the rows before the call, and pass them as an operand",
+    "cumsum": "compute it before the call, and pass it as an operand",
+    "argmax": "compare x with max(x), or pass the label as an operand annotated nbloss.Index",
+    "argmin": "compare x with min(x), or pass the label as an operand annotated nbloss.Index",
+}
 
 
 NO_MATMUL = (
@@ -438,10 +453,12 @@ def reduction(op: str, x: Any) -> Node:
     return node(op, x)
 
 
-def _along_row(name: str, x: Any, axis: Any = None, **kwargs: Any) -> Node:
+def along_row(name: str, x: Any, axis: Any = None, **kwargs: Any) -> Node:
     """Give what NumPy's function of that name comes to along the row."""
     if axis not in (None, -1) or kwargs.keys() - {"keepdims"}:
-        raise fail(f"a formula is about one row, and {name}(x) is taken along it")
+        raise fail(
+            f"a formula is about one row, and {name}(x) is taken along it: there is no other axis"
+        )
     return reduction("sum", x) / width() if name == "mean" else reduction(name, x)
 
 

@@ -30,32 +30,30 @@ column = node("column")
 width = node("width")
 
 
-def sum(x: Any) -> Any:
-    """Sum along the row."""
-    return expression.reduction("sum", x) if _is_symbolic(x) else np.sum(x, -1, keepdims=True)
+def sum(x: Any, axis: int = -1) -> Any:
+    """Sum along the row, the last axis."""
+    return _reduced("sum", x, axis)
 
 
-def mean(x: Any) -> Any:
-    """Average along the row."""
-    if _is_symbolic(x):
-        return expression.reduction("sum", x) / expression.width()
-    return np.mean(x, -1, keepdims=True)
+def mean(x: Any, axis: int = -1) -> Any:
+    """Average along the row, the last axis."""
+    return _reduced("mean", x, axis)
 
 
-def max(x: Any) -> Any:
+def max(x: Any, axis: int = -1) -> Any:
     """Take the largest of the row; several largest share its derivative."""
-    return expression.reduction("max", x) if _is_symbolic(x) else np.max(x, -1, keepdims=True)
+    return _reduced("max", x, axis)
 
 
-def min(x: Any) -> Any:
+def min(x: Any, axis: int = -1) -> Any:
     """Take the smallest of the row; several smallest share its derivative."""
-    return expression.reduction("min", x) if _is_symbolic(x) else np.min(x, -1, keepdims=True)
+    return _reduced("min", x, axis)
 
 
 def logsumexp(x: Any) -> Any:
     """Take the logarithm of the sum of exponentials along the row, without overflow."""
     if _is_symbolic(x):
-        return _along_row("logsumexp", x)
+        return _composite("logsumexp", x)
     top = np.max(x, -1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     return top + np.log(np.sum(np.exp(x - top), -1, keepdims=True))
@@ -64,14 +62,14 @@ def logsumexp(x: Any) -> Any:
 def log_softmax(x: Any) -> Any:
     """Take the logarithm of the softmax, without overflow."""
     if _is_symbolic(x):
-        return _along_row("log_softmax", x)
+        return _composite("log_softmax", x)
     below = x - np.max(x, -1, keepdims=True)
     return below - np.log(np.sum(np.exp(below), -1, keepdims=True))
 
 
 def softmax(x: Any) -> Any:
     """Take the exponentials of a row, divided by their sum."""
-    return _along_row("softmax", x) if _is_symbolic(x) else np.exp(log_softmax(x))
+    return _composite("softmax", x) if _is_symbolic(x) else np.exp(log_softmax(x))
 
 
 def sigmoid(x: Any) -> Any:
@@ -155,7 +153,13 @@ def _is_symbolic(*given: Any) -> bool:
     return any(isinstance(x, Node) for x in given)
 
 
-def _along_row(op: str, x: Node) -> Node:
+def _reduced(name: str, x: Any, axis: int) -> Any:
+    if _is_symbolic(x):
+        return expression.along_row(name, x, axis)
+    return getattr(np, name)(x, axis, keepdims=True)
+
+
+def _composite(op: str, x: Node) -> Node:
     if expression.COLUMN not in x.varies:
         raise fail(f"{op} takes a row, and got a number that is the same all along it")
     return node(op, x)

@@ -229,6 +229,25 @@ def _checked(formula: Formula, result: Any) -> tuple[Node, Node | None]:
     return value, weight
 
 
+def check_uses(formula: Formula) -> None:
+    """See that a formula depends on its operands: on each, unless an option may say otherwise.
+
+    Raises
+    ------
+    FormulaError
+        If it does not, or does what the compiler can't follow.
+    """
+    graph = formula.graph()
+    roots = [graph.value, *graph.slopes.values(), *([] if graph.weight is None else [graph.weight])]
+    used = {x.data[0] for x in expression.ancestors(*roots) if x.op == "operand"}
+    unused = [name for name in formula.operands if name not in used]
+    if unused and (not used or not formula.options):
+        raise expression.FormulaError(
+            f"{formula.name} does not depend on {' and '.join(unused)}: leave the argument out, or "
+            f"give it a default {location(formula.function)}"
+        )
+
+
 def location(function: Callable, line: int | None = None) -> str:
     """Say where a function is, or a line of it."""
     code = inspect.unwrap(function).__code__

@@ -187,11 +187,11 @@ def _labels(
     """Check a target of class indices; give the constants and options of its problem."""
     ignore_index = contract.integer(loss, "ignore_index", ignore_index)
     message = "expected target dtype to be Long or Byte, but got "
-    labels = xp.labels(loss, target, ("int64", "int32", "uint8"), message)
+    labels = xp.labels(loss, "target", target, ("int64", "int32", "uint8"), message)
     contract.class_target(scores, labels)
     _, classes, _ = class_dimensions(tuple(scores.shape))
     if weight is not None:
-        weight = xp.class_weight(loss, weight, scores)
+        weight = xp.class_weight(loss, "weight", weight, scores)
         contract.class_weight(weight, classes)
     return (labels, weight), ClassOptions(ignore_index)
 
@@ -217,7 +217,7 @@ def _probabilities(
         refuse(ValueError("Expected 1 or more dimensions (got 0)"))
     _, classes, _ = class_dimensions(shape)
     if weight is not None:
-        weight = xp.class_weight(loss, weight, operands[0])
+        weight = xp.class_weight(loss, "weight", weight, operands[0])
         contract.class_weight(weight, classes, prefix="cross_entropy: ")
     return Problem(
         definitions.cross_entropy,

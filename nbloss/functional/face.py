@@ -148,19 +148,16 @@ def _constants(
         )
     graph = formula.graph()
     if shape[-1] < graph.least_columns:
-        refuse(
-            ValueError(
-                f"{loss}(): a row must have at least {graph.least_columns} columns, got {shape[-1]}"
-            )
-        )
+        least = f"{graph.least_columns} column{'s' if graph.least_columns > 1 else ''}"
+        refuse(ValueError(f"{loss}(): a row must have at least {least}, got {shape[-1]}"))
     constants = []
     for name, kind in formula.operands.items():
         if kind == "index":
             message = f"{loss}(): {name} must be of int64, int32 or uint8, got "
-            x = xp.labels(loss, given[name], ("int64", "int32", "uint8"), message)
+            x = xp.labels(loss, name, given[name], ("int64", "int32", "uint8"), message)
             expected = shape[:-1]
         elif kind == "per_column":
-            x = xp.class_weight(loss, given[name], first)
+            x = xp.class_weight(loss, name, given[name], first)
             expected = shape[-1:]
         else:
             continue

@@ -67,7 +67,7 @@ def multilabel_margin_loss(
     loss = "multilabel_margin_loss"
     operands = xp.operands(loss, input=input)
     message = f"{loss}(): target must be of int64 or int32, got "
-    labels = xp.labels(loss, target, ("int64", "int32"), message)
+    labels = xp.labels(loss, "target", target, ("int64", "int32"), message)
     shape = tuple(operands[0].shape)
     classes = shape[-1] if shape else 1
     if len(shape) > 2 or classes == 0:
