@@ -6,6 +6,7 @@ no derivative, at a kink, it is the one that torch takes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -168,7 +169,9 @@ def times(*nodes: Node) -> Node:
 
 
 def plus(x: Node, y: Node) -> Node:
-    """Add; two choices by one condition become one, and so do multiples of the same."""
+    """Add; two choices by one condition become one, multiples of the same a multiple, and what
+    varies along the row is taken out of both terms.
+    """
     if is_number(x, 0):
         return y
     if is_number(y, 0):
@@ -184,6 +187,11 @@ def plus(x: Node, y: Node) -> Node:
     (a, same), (b, also) = factors(x), factors(y)
     if [f.key for f in same] == [f.key for f in also]:
         return times(number(a + b), *same)
+    common = Counter(same) & Counter(also)
+    if common and COLUMN in (x.varies | y.varies):
+        rest = (Counter(own) - common for own in (same, also))
+        terms = (times(number(c), *own.elements()) for c, own in zip((a, b), rest, strict=True))
+        return times(*common.elements(), plus(*terms))
     return x + y
 
 

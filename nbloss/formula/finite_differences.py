@@ -62,7 +62,7 @@ def points(formula: Formula, columns: int) -> Iterator[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     shapes = {"element": (1, columns), "per_row": (1, 1), "per_column": (1, columns)}
     for turn in range(18):
-        point = {}
+        point: dict[str, np.ndarray] = {}
         for name, kind in formula.operands.items():
             if kind == "index":
                 point[name] = rng.integers(0, columns, (1, 1))
