@@ -59,9 +59,11 @@ def source(
         raise TypeError(f"loss must be a loss of nbloss, got {loss!r}")
     # Numba comes with these.
     from nbloss.bridge import numpy as xp
+    from nbloss.codegen import emit_cpu
     from nbloss.commands.samples import sample
     from nbloss.engine.evaluate import PATTERNS, request
     from nbloss.engine.memory import STORED
+    from nbloss.engine.patterns import pairs
     from nbloss.engine.registry import LOSSES
 
     if dtype not in STORED:
@@ -79,4 +81,7 @@ def source(
         upstream = pattern.spread(xp, np.ones(pattern.value_shape(problem)), problem)
     asked = request(xp, problem, problem.operands, wanted, value, upstream)
     # NumPy has no bfloat16, and the kernel is not run.
-    return pattern.source(replace(asked, dtype=dtype))
+    asked = replace(asked, dtype=dtype)
+    if pattern is pairs:
+        return pairs.source(asked)
+    return emit_cpu.source(pattern.work(asked).spec)

@@ -5,7 +5,7 @@ a derivative is called ``grad_`` and what it is taken with respect to.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from nbloss.codegen.layout import laid_out
@@ -109,6 +109,8 @@ class Writer:
     """Writes a kernel; what is particular to a device or a layout is in the subclasses."""
 
     branches = True
+    keeps = True  # whether an array holds something costly for a later walk
+    fold = Fold
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.arrays = spec, spec.arrays
@@ -155,7 +157,7 @@ class Writer:
         self.results = results
         self.titles = {lower(x): name for x, name in names.items()}
         self.schedule = schedule(
-            results, of_rows, value, self.titles, not self.is_half, self.branches
+            results, of_rows, value, self.titles, self.keeps and not self.is_half, self.branches
         )
 
     def __call__(self, *lines: str) -> None:
@@ -290,32 +292,38 @@ class Writer:
         """Write what surrounds the loop of a reduction."""
         raise NotImplementedError
 
-    def columns(self, walk: Walk) -> list[str]:
-        """Write the heads of a loop along the row."""
+    def columns(self, roots: list[Node]) -> AbstractContextManager[None]:
+        """Write a loop along the row, in which some numbers are computed."""
         raise NotImplementedError
 
-    def walk(self, walk: Walk) -> None:
-        """Write a loop along the row, and what comes before and after it."""
-        folds = [
-            Fold(r, self.unique(title, "_partial", "_all"), self.of_row(r))
+    def folds(self, walk: Walk) -> list[Fold]:
+        """Give names to what a walk reduces."""
+        return [
+            self.fold(r, self.unique(title, "_partial", "_all"), self.of_row(r))
             for r in walk.reductions
             for title in [self.titles.get(r) or NAMES[r.op]]
         ]
+
+    def walk(self, walk: Walk) -> None:
+        """Write a loop along the row, and what comes before and after it."""
+        folds = self.folds(walk)
         if walk.roots:
             with self.folded(walk, folds):
                 for heads, stores in self._branches(walk):
-                    with self.block(*heads, *self.columns(walk)):
-                        self._body(stores, folds)
+                    roots = [*(fold.node.args[0] for fold in folds), *(x for _, x in stores)]
+                    with self.block(*heads), self.columns(roots):
+                        self.body(stores, folds)
         self.names.update((fold.node, fold.name) for fold in folds)
         for name, label, x in walk.at_labels:
-            place = self.place(label)
-            text = self.at_label(name, x)
-            stored = self.stored(self.element(name, "element", place), text)
-            self.per_row([stored], [operand(name, "per_row")])
+            self.store_at_label(name, label, x)
 
-    def at_label(self, name: str, x: Node) -> str:
+    def store_at_label(self, name: str, label: Node, x: Node) -> None:
         """Write what is stored in the column that a label names."""
-        return self.text(x)
+        raise NotImplementedError
+
+    def store_of_row(self, name: str, text: str) -> None:
+        """Write how a result that is one number a row is stored."""
+        raise NotImplementedError
 
     def _branches(self, walk: Walk) -> list[tuple[list[str], list[tuple[str, Node]]]]:
         """Give what is stored, by the branches in which it is."""
@@ -329,7 +337,8 @@ class Writer:
         head = f"if {test}:" if guard[1] else f"if not ({test}):"
         return [([head], chosen), (["else:"], other)]
 
-    def _body(self, stores: list[tuple[str, Node]], folds: list[Fold]) -> None:
+    def body(self, stores: list[tuple[str, Node]], folds: list[Fold]) -> None:
+        """Write what is done in a column."""
         roots = [*(fold.node.args[0] for fold in folds), *(x for _, x in stores)]
         inside = ancestors(*roots, known=self.names, along_rows=True)
         uses, outside = count_uses(inside, roots), dict(self.names)
@@ -348,14 +357,17 @@ class Writer:
 
     def row(self) -> None:
         """Write all that is done for a row."""
+        self.rest_of_row(self.schedule.walks)
+
+    def rest_of_row(self, walks: list[Walk]) -> None:
+        """Write these walks of a row, and what comes after them."""
         made = self.schedule
-        for walk in made.walks:
+        for walk in walks:
             self.per_row([self.assign(x) for x in walk.names], walk.names)
             self.walk(walk)
         self.per_row([self.assign(x) for x in made.names], made.names)
         for name, x in made.of_rows.items():
-            element = self.element(name, "per_row", "c")
-            self.per_row([self.stored(element, self.text(x))], [operand(name, "per_row")])
+            self.store_of_row(name, self.text(x))
         if made.value is not None:
             self.finish(made.value)
 
@@ -376,12 +388,16 @@ class Writer:
         """Write what comes after all rows."""
         raise NotImplementedError
 
+    def shared_walk(self, walk: Walk) -> None:
+        """Write a walk that is done once for all rows."""
+        self.walk(walk)
+
     def source(self) -> str:
         """Write the kernel."""
         made = self.schedule
         self.prelude()
         for walk in made.shared:
-            self.walk(walk)
+            self.shared_walk(walk)
         self(*(self.assign(x) for x in made.constants))
         with self.rows():
             self.row()
@@ -407,6 +423,21 @@ class Writer:
             *(f"It makes {' and '.join(made)}.".splitlines()),
             '"""',
         ]
+
+    def is_read(self, name: str, kind: str, used: set[Node]) -> bool:
+        """Whether the kernel reads an array; labels it does in any case, to look at them."""
+        return kind == "index" or any(
+            x.op == "operand" and x.data[1] == kind and identifier(x.data[0]) == name for x in used
+        )
+
+    def used(self) -> set[Node]:
+        """Give all that the kernel is made of."""
+        made = self.schedule
+        roots = [x for w in (*made.shared, *made.walks) for x in w.roots]
+        roots += [x for w in made.walks for *_, x in w.at_labels]
+        roots += [w.guard[0] for w in made.walks if w.guard]
+        roots += [*made.of_rows.values(), *([] if made.value is None else [made.value])]
+        return set(ancestors(*roots))
 
     def varies_by_row(self, x: Node) -> bool:
         """Whether a number is one of a row."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 from nbloss.codegen.emit import Fold, Writer
 from nbloss.codegen.spec import GRADIENT_FACTOR, Spec, identifier
-from nbloss.formula.expression import CONDITIONS, ROW, Node, ancestors, parameter
+from nbloss.formula.expression import CONDITIONS, ROW, Node, parameter
 from nbloss.formula.schedule import Walk
 
 
@@ -31,11 +31,11 @@ class Rows(Writer):
         self("rows, columns = call.rows, call.columns")
         if spec.tiled:
             self("spatial_size = call.spatial_size")
-        used = self._used()
+        used = self.used()
         for name in (GRADIENT_FACTOR, *formula.parameters):
             if parameter(name) in used:
                 self(f"{identifier(name)} = {self.real}(numbers.{identifier(name)})")
-        self.read = {n: kind for n, kind in self.arrays.items() if self._is_read(n, kind, used)}
+        self.read = {n: kind for n, kind in self.arrays.items() if self.is_read(n, kind, used)}
         for name, kind in self.read.items():
             if kind == "per_column":
                 self(f"{name} = pointer(call.{name}, stored)")
@@ -54,21 +54,6 @@ class Rows(Writer):
             self(
                 "result = float64(0.0)" if by_row else "partials = pointer(call.partials, float64)"
             )
-
-    def _is_read(self, name: str, kind: str, used: set[Node]) -> bool:
-        """Whether the kernel reads an array; labels it does in any case, to look at them."""
-        return kind == "index" or any(
-            x.op == "operand" and x.data[1] == kind and identifier(x.data[0]) == name for x in used
-        )
-
-    def _used(self) -> set[Node]:
-        """Give all that the kernel is made of."""
-        made = self.schedule
-        roots = [x for w in (*made.shared, *made.walks) for x in w.roots]
-        roots += [x for w in made.walks for *_, x in w.at_labels]
-        roots += [w.guard[0] for w in made.walks if w.guard]
-        roots += [*made.of_rows.values(), *([] if made.value is None else [made.value])]
-        return set(ancestors(*roots))
 
     @contextmanager
     def rows(self) -> Iterator[None]:
@@ -167,6 +152,7 @@ class Rows(Writer):
     @contextmanager
     def folded(self, walk: Walk, folds: list[Fold]) -> Iterator[None]:
         start, of = [f"{x.partial} = {x.start}" for x in folds], walk.reductions
+        self.range_of_columns = "range(columns)"
         if not self.is_segmented(walk):
             self.per_row(start, of)
             yield
@@ -174,7 +160,9 @@ class Rows(Writer):
             return
         whole = [f"{x.whole} = {'float64(0.0)' if x.is_sum else x.start}" for x in folds]
         self.per_row(whole, of)
-        with self.block(f"for start in range(0, columns, {self.spec.segment}):"):
+        size = self.spec.segment
+        with self.block(f"for start in range(0, columns, {size}):"):
+            self.range_of_columns = f"range(start, min(start + {size}, columns))"
             self.per_row(start, of)
             yield
             joined = [
@@ -186,10 +174,16 @@ class Rows(Writer):
             self.per_row(joined, of)
         self.per_row([x.given(x.whole, self.real) for x in folds], of)
 
-    def columns(self, walk: Walk) -> list[str]:
-        if self.is_segmented(walk):
-            return [f"for c in range(start, min(start + {self.spec.segment}, columns)):"]
-        return ["for c in range(columns):"]
+    @contextmanager
+    def columns(self, roots: list[Node]) -> Iterator[None]:
+        with self.block(f"for c in {self.range_of_columns}:"):
+            yield
+
+    def store_at_label(self, name: str, label: Node, x: Node) -> None:
+        self(self.stored(self.element(name, "element", self.place(label)), self.text(x)))
+
+    def store_of_row(self, name: str, text: str) -> None:
+        self(self.stored(self.element(name, "per_row", "c"), text))
 
     def finish(self, value: Node) -> None:
         if self.spec.value == "each":
@@ -211,6 +205,7 @@ class Tiles(Rows):
     """A tile of rows at a time, which lie side by side."""
 
     branches = False
+    is_of_rows = True  # not of all rows together
 
     def prelude(self) -> None:
         super().prelude()
@@ -254,9 +249,16 @@ class Tiles(Rows):
         with super().folded(walk, folds):
             yield
 
-    def columns(self, walk: Walk) -> list[str]:
-        shared = walk.reductions and not any(ROW in x.varies for x in walk.reductions)
-        return super().columns(walk) + ([] if shared else ["for j in range(tile):"])
+    @contextmanager
+    def columns(self, roots: list[Node]) -> Iterator[None]:
+        tile = ["for j in range(tile):"] if self.is_of_rows else []
+        with super().columns(roots), self.block(*tile):
+            yield
+
+    def shared_walk(self, walk: Walk) -> None:
+        self.is_of_rows = False
+        self.walk(walk)
+        self.is_of_rows = True
 
     @contextmanager
     def _rows(self) -> Iterator[None]:
@@ -315,10 +317,17 @@ class Tiles(Rows):
             self(*(f"{label}[j] = 0 if is_odd[j] else {label}[j]" for label in self.labels))
             self("odd += is_odd[j]")
 
-    def at_label(self, name: str, x: Node) -> str:
-        text = super().at_label(name, x)
-        # Of a row whose label is ignored, nothing but this column would have to be cleared again.
-        return f"where(is_odd[j], nothing[j], {text})" if name in self.schedule.cleared else text
+    def store_at_label(self, name: str, label: Node, x: Node) -> None:
+        text = self.text(x)
+        if name in self.schedule.cleared:
+            # Of a row whose label is ignored, only this column would have to be cleared again.
+            text = f"where(is_odd[j], nothing[j], {text})"
+        with self.block("for j in range(tile):"):
+            self(self.stored(self.element(name, "element", self.place(label)), text))
+
+    def store_of_row(self, name: str, text: str) -> None:
+        with self.block("for j in range(tile):"):
+            super().store_of_row(name, text)
 
     def _spoil(self) -> None:
         """Write what becomes of the rows of the tile whose label is ignored, or names no column."""

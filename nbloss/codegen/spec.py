@@ -23,9 +23,24 @@ RESERVED = {
     *("number", "sample", "place", "result", "values", "all_values", "partials", "found"),
     *("gradient_factor", "grad_output", "output", "ignore_index", "nothing", "odd", "is_odd"),
     *("is_ignored", "first_bad", "abs", "range", "min", "max"),
+    *(
+        "cuda",
+        "thread",
+        "lane",
+        "row_of_block",
+        "slot",
+        "shared",
+        "count",
+        "size",
+        "zero",
+        "before",
+    ),
+    *("origin", "is_there", "is_usable", "value_factor", "per_weight", "errors", "seen", "report"),
+    *("surveyors", "partial_count", "floor_divide", "store_sum", "store_survey", "sum_of_survey"),
+    *(f"{kind}_over_{group}" for kind in ("sum", "max", "min") for group in ("row", "block")),
 }
 # How names begin and end that a source makes of those of arguments.
-PREFIXES, SUFFIXES = ("all_", "grad_"), ("_step", "_")
+PREFIXES, SUFFIXES = ("all_", "grad_"), ("_step", "_strip", "_")
 
 
 def identifier(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nbloss.engine import driver
 from nbloss.engine.buffers import LARGE
 from nbloss.engine.launch import NO_MEMORY, NOTHING_BAD, Launch, Request
-from nbloss.engine.patterns import classes, pairs, pointwise, rows
+from nbloss.engine.patterns import classes, common, pairs, pointwise, rows
 from nbloss.engine.problem import Problem, present
 from nbloss.engine.registry import Definition
 
@@ -176,7 +176,8 @@ def prepared(request: Request) -> AnyLaunch | None:
         from nbloss.engine.cuda.patterns import PATTERNS as ON_DEVICE
 
         return ON_DEVICE[name].prepare(request)
-    return PATTERNS[name].prepare(request)
+    pattern = PATTERNS[name]
+    return pairs.prepare(request) if pattern is pairs else common.prepare(pattern, request)
 
 
 def run(

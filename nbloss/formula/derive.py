@@ -169,8 +169,9 @@ def times(*nodes: Node) -> Node:
 
 
 def plus(x: Node, y: Node) -> Node:
-    """Add; two choices by one condition become one, multiples of the same a multiple, and what
-    varies along the row is taken out of both terms.
+    """Add; two choices by one condition become one, and multiples of the same a multiple.
+
+    Along a row, what both terms are multiplied by is taken out.
     """
     if is_number(x, 0):
         return y

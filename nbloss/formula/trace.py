@@ -149,9 +149,10 @@ def _graph(formula: Formula, options: tuple[tuple[str, Any], ...]) -> Graph:
 def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[Node, str]]:
     """Call a formula, and see what it has its local variables stand for."""
     names: dict[Node, str] = {}
+    code = inspect.unwrap(function).__code__
 
     def watch(frame: Any, event: str, _: Any) -> None:
-        if event == "return" and frame.f_code is function.__code__:
+        if event == "return" and frame.f_code is code:
             names.update((x, n) for n, x in frame.f_locals.items() if isinstance(x, Node))
 
     taken = inspect.signature(function).parameters
@@ -162,7 +163,7 @@ def _watched(function: Callable, arguments: dict[str, Any]) -> tuple[Any, dict[N
     except TypeError as error:
         if isinstance(error, expression.FormulaError) or "Node" not in str(error):
             raise
-        code, trail, line = function.__code__, error.__traceback__, None
+        trail, line = error.__traceback__, None
         while trail is not None:
             line = trail.tb_lineno if trail.tb_frame.f_code is code else line
             trail = trail.tb_next

@@ -7,13 +7,13 @@ place of the further dimensions, and steps over the places from one class to the
 import math
 from typing import Any
 
-from nbloss.codegen import emit_cpu
-from nbloss.codegen.compile import kernel
 from nbloss.codegen.spec import Spec
 from nbloss.engine import chunks
-from nbloss.engine.launch import OUT, UPSTREAM, At, Launch, Request, ready
+from nbloss.engine.launch import OUT, UPSTREAM, At, Request
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.survey import NAN_OF_NO_WEIGHT, PLAIN, survey
+from nbloss.engine.patterns.common import Work
+from nbloss.engine.patterns.survey import NAN_OF_NO_WEIGHT, PLAIN
+from nbloss.engine.patterns.survey import survey as labels
 from nbloss.engine.problem import Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 
@@ -29,21 +29,30 @@ def is_picked(request: Request) -> bool:
     return request.definition.sparse_gradient
 
 
-def specify(request: Request) -> Spec:
-    """Say which kernel a request takes."""
+def work(request: Request) -> Work | None:
+    """Say what there is to do; None if it takes contiguous operands."""
+    shape = request.shape
+    steps = chunks.canonical(shape, request.strides[0])
+    rest = request.strides[len(shape) < 3 :]
+    if min(steps) < 0 or not all(chunks.is_contiguous(shape, s) for s in rest):
+        return None
     by_label, has_weight = request.constants
     formula = request.definition.row_formulas[0 if by_label else 1]
-    _, classes, places = dimensions(request.shape)
+    smoothing = request.options.smoothing
     options: dict[str, Any] = {} if has_weight else {"weight": 1.0}
     if "smoothed" in formula.options:
-        options["smoothed"] = request.options.smoothing > 0.0
-    step = chunks.canonical(request.shape, request.strides[0])[min(1, len(request.shape) - 1)]
-    tiled = places > 1 and classes > 0
-    wanted = zip(("input", "target"), request.wanted, strict=False)
-    return Spec(
+        options["smoothed"] = smoothing > 0.0
+    samples, classes, places = dimensions(shape)
+    rows, tiled = samples * places, places > 1 and classes > 0
+    row_step, step = (steps[0], steps[1]) if len(shape) > 1 else (0, steps[0])
+    if tiled:
+        row_step, step = classes * places, places
+    elif places > 1:
+        row_step = 0  # of no classes
+    spec = Spec(
         formula,
         tuple(options.items()),
-        tuple(name for name, is_wanted in wanted if is_wanted),
+        tuple(n for n, w in zip(("input", "target"), request.wanted, strict=False) if w),
         request.value,
         request.dtype,
         () if tiled or step == 1 else (("input", -1),),
@@ -52,67 +61,52 @@ def specify(request: Request) -> Spec:
         tiled,
         request.order,
     )
-
-
-def prepare(request: Request) -> Launch | None:
-    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
-    shape = request.shape
-    steps = chunks.canonical(shape, request.strides[0])
-    rest = request.strides[len(shape) < 3 :]
-    if min(steps) < 0 or not all(chunks.is_contiguous(shape, s) for s in rest):
-        return None
-    by_label, has_weight = request.constants
-    spec = specify(request)
-    samples, classes, places = dimensions(shape)
-    rows = samples * places
-    work = work_of_row(request) * cost(request)
-    count = samples * chunks.count(places, spec.tile) if spec.tiled else rows
-    rows_per_item = min(places, spec.tile) if spec.tiled else 1
-    per_chunk = max(1, int(chunks.CHUNK / max(work * rows_per_item, 1)))
-    pieces = chunks.count(count, per_chunk)
-    row_step, step = (steps[0], steps[1]) if len(shape) > 1 else (0, steps[0])
-    if not spec.tiled and places > 1:
-        row_step = 0  # of no classes
-    if spec.tiled:
-        row_step = classes * places
+    upstream_step = common.step_of_upstream(request)
+    if tiled and not request.on_device:
+        upstream_step = places
     values = {
-        "rows": samples if spec.tiled else rows,
+        "rows": samples if tiled and not request.on_device else rows,
         "columns": classes,
-        "rows_per_chunk": per_chunk,
         "spatial_size": places,
         "ignore_index": request.options.ignore_index,
         "values": OUT if request.value else 0,
         "input": At("operand", 0),
         "input_row_step": row_step,
-        "input_step": places if spec.tiled else step,
+        "input_step": step,
         "target": At("constant", 0) if by_label else At("operand", 1),
-        "target_row_step": classes * places if spec.tiled else classes,
+        "target_row_step": classes * places if tiled else classes,
         "target_step": places,
         "weight": At("constant", 1),
         "grad_output": UPSTREAM,
-        "grad_output_row_step": places if spec.tiled else 1,
+        "grad_output_row_step": upstream_step,
         "grad_input": At("gradient", 0),
         "grad_target": At("gradient", 1),
     }
-    scale = 1.0
-    if request.reduction == "mean" and not by_label:
+    scale, mean = 1.0, request.reduction == "mean"
+    if mean and not by_label:
         scale = 1.0 / rows if rows * classes else math.nan
-    walk: dict[str, Any] = {}
-    if by_label:
-        ignored, smoothing = request.options.ignore_index, request.options.smoothing
-        mean = (
-            (NAN_OF_NO_WEIGHT if smoothing > 0.0 else PLAIN) if request.reduction == "mean" else 0
-        )
-        walk = survey(request, rows, 0, classes, ignored, has_weight, mean)
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(kernel(spec), pieces, request, int(request.value == "sum")),
-        spec.block(1, pieces, values),
-        (scale, scale, request.options.smoothing),
-        int(rows * work),
-        **walk,
+    of_row = work_of_row(request)
+    return Work(
+        spec,
+        values,
+        (scale, scale, smoothing),
+        items=samples * chunks.count(places, spec.tile) if tiled else rows,
+        item=of_row * cost(request) * (min(places, spec.tile) if tiled else 1),
+        size=int(rows * of_row * cost(request)),
+        # With smoothing the mean of no weight is that of another number than a sum of zeros.
+        weighs=("nan" if smoothing > 0.0 else "inf") if mean and by_label else "",
     )
+
+
+def survey(request: Request, made: Work, pieces: int) -> dict[str, Any]:
+    """Prepare a first walk over the labels."""
+    by_label, has_weight = request.constants
+    if not by_label:
+        return {}
+    samples, classes, places = dimensions(request.shape)
+    mean = {"": 0, "inf": PLAIN, "nan": NAN_OF_NO_WEIGHT}[made.weighs]
+    ignored = request.options.ignore_index
+    return labels(request, samples * places, 0, classes, ignored, has_weight, mean)
 
 
 def work_of_row(request: Request) -> int:
@@ -124,11 +118,6 @@ def work_of_row(request: Request) -> int:
 def cost(request: Request) -> float:
     """How much there is to do for a class, in elements of a loss of middling cost."""
     return 1 / CLEARED if is_picked(request) else NORMALIZED
-
-
-def source(request: Request) -> str:
-    """Give the source of a request's kernel."""
-    return emit_cpu.source(specify(request))
 
 
 spread = common.spread

@@ -1,12 +1,15 @@
 """What all patterns share: how numbers are stored, and how the sums of the chunks come together."""
 
 import functools
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbloss.codegen.compile import kernel
+from nbloss.codegen.spec import Spec
 from nbloss.engine import chunks, compiler
-from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Request, Stage
+from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Launch, Request, Stage, ready
 from nbloss.engine.memory import COMPUTED as COMPUTING
 from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.engine.problem import Problem
@@ -43,6 +46,67 @@ class Blocks(NamedTuple):
     dense: bool
     value: str
     groups: int = 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do for a request, the same on every device.
+
+    Attributes
+    ----------
+    spec : Spec
+        The kernel.
+    values : dict of str to int or At
+        The integers of the call, by their names in the kernel.
+    floats : tuple of float
+        The factors of the value and of the gradients, and the parameters.
+    items : int
+        How many rows, tiles or segments there are.
+    item : float
+        How much there is to do for one, in elements of a loss of middling cost.
+    size : int
+        How much there is to do, likewise.
+    weighs : {"", "inf", "nan"}
+        Whether a mean divides by the weight of all rows, and what comes of a division by 0.
+    partials : int, optional
+        How many sums the kernel leaves; by default one for each chunk of items.
+    """
+
+    spec: Spec
+    values: dict[str, Any]
+    floats: tuple[float, ...]
+    items: int
+    item: float
+    size: int
+    weighs: str = ""
+    partials: int | None = None
+
+    @property
+    def survey(self) -> Spec:
+        """The kernel that sums the weights of all rows."""
+        return replace(self.spec, needs_grad=(), value="survey", has_grad_output=False)
+
+
+def prepare(pattern: Any, request: Request) -> Launch | None:
+    """Choose a kernel and cut the work into chunks; None if it takes contiguous operands."""
+    made: Work | None = pattern.work(request)
+    if made is None:
+        return None
+    per_chunk = max(1, int(chunks.CHUNK / max(made.item, 1)))
+    pieces = chunks.count(made.items, per_chunk)
+    summed = made.spec.value == "sum"
+    partials = pieces if made.partials is None else made.partials
+    values = {**made.values, "rows_per_chunk": per_chunk}
+    survey = pattern.survey(request, made, pieces) if hasattr(pattern, "survey") else {}
+    return ready(
+        request,
+        pattern.value_shape(request),
+        stage(kernel(made.spec), pieces, request, int(summed), partials),
+        made.spec.block(int(summed), partials, values),
+        made.floats,
+        made.size,
+        **survey,
+    )
 
 
 def times(factor, slope):
@@ -147,6 +211,13 @@ def stage(
 def gradient_places(request: Request) -> tuple[Any, ...]:
     """Where each operand's gradient lies; 0 if it is not wanted."""
     return tuple(At("gradient", k) if want else 0 for k, want in enumerate(request.wanted))
+
+
+def step_of_upstream(request: Request) -> int:
+    """How far the gradients from above of two rows are apart: 0 if it is one for all of them."""
+    if request.on_device:
+        return int(request.upstream is not None and any(request.upstream))
+    return 1
 
 
 def spread(xp: Any, upstream: Any, problem: Problem) -> Any:

@@ -1,171 +1,87 @@
 """Losses of single elements: one formula over operands of one shape."""
 
-import itertools
+import functools
 import math
+from dataclasses import replace
 from typing import Any
 
-from nbloss.codegen import emit_cpu
-from nbloss.codegen.compile import kernel
-from nbloss.codegen.spec import GRAD_OUTPUT, Spec, gradient
+from nbloss.codegen.spec import GRAD_OUTPUT, Spec, gradient, identifier
 from nbloss.engine import chunks
-from nbloss.engine.launch import (
-    OUT,
-    UPSTREAM,
-    At,
-    Launch,
-    Request,
-    ready,
-)
+from nbloss.engine.launch import OUT, UPSTREAM, At, Request
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, Blocks, times
+from nbloss.engine.patterns.common import Work
 from nbloss.engine.problem import Problem
-from nbloss.engine.registry import Definition
-
-# The block of integers, after the common ones. Behind them lie address, outer and inner stride of
-# each operand, and then the addresses of the gradients.
-ROWS, COLUMNS, LENGTH, PER_CHUNK, FIRST_OPERAND = range(FIRST_INTEGER, FIRST_INTEGER + 5)
+from nbloss.formula import primitives
+from nbloss.formula.trace import Formula
 
 
-def evaluate(numbers, parameters, scale):
-    """Give the value of an element, and its derivatives times all that they are multiplied by."""
-    outputs = loss(*numbers[:OPERANDS], *parameters)
-    factor = scale
-    if FROM_ABOVE:
-        factor = scale * numbers[OPERANDS + WEIGHTED]
-    if WEIGHTED:
-        weight = numbers[OPERANDS]
-        slopes = tuple(times(factor * weight, outputs[1 + k]) for k in FORMULAS)
-        return weight * outputs[0], *slopes, factor * outputs[0]
-    else:
-        return outputs[0], *(tuple(times(factor, outputs[1 + k]) for k in FORMULAS))
-
-
-def blocks(request: Request) -> Blocks | None:
-    """Lay the memory out; None if it takes contiguous operands."""
+def work(request: Request) -> Work | None:
+    """Say what there is to do; None if it takes contiguous operands."""
     definition, shape = request.definition, request.shape
-    operands, count = len(definition.operands), len(request.strides)
-    has_weight = count > operands
-    value, groups = request.value, 1
-    if definition.mean_over_classes and value == "each":
-        # A sample's value is a sum, of as many segments as its row has.
-        value, groups = "sum", math.prod(shape[:-1])
-    strides = request.strides
-    arrays: tuple[At, ...] = tuple(At("operand", k) for k in range(count))
-    if request.upstream is not None:
-        strides, arrays = (*strides, request.upstream), (*arrays, UPSTREAM)
-
-    size = math.prod(shape)
-    width = size // max(groups, 1)
-    dense = all(chunks.is_contiguous(shape, steps) for steps in strides)
-    if dense:
-        rows, columns, outer, inner = groups, width, (width,) * len(arrays), (1,) * len(arrays)
-    else:
-        laid = chunks.layout(shape, list(strides))
-        if laid is None or (groups != 1 and laid[:2] != (groups, width)):
-            return None
-        rows, columns, outer, inner = laid
-
-    per_row = chunks.count(columns, chunks.SEGMENT)
-    per_chunk = max(1, chunks.CHUNK // min(max(columns, 1), chunks.SEGMENT))
-    order = _gradient_order(definition, has_weight)
-    places = common.gradient_places(request)
-    return Blocks(
-        (
-            OUT if request.value else 0,
-            groups,
-            rows * per_row // max(groups, 1),
-            rows,
-            columns,
-            chunks.SEGMENT,
-            per_chunk,
-            *itertools.chain.from_iterable(zip(arrays, outer, inner, strict=True)),
-            *(places[k] for k in order),
-        ),
-        (*_scales(request), *request.parameters),
-        rows,
-        columns,
-        {
-            "OPERANDS": operands,
-            "ARRAYS": tuple(range(len(arrays))),
-            "FIRST_GRADIENT": FIRST_OPERAND + 3 * len(arrays),
-            "DERIVATIVES": tuple(range(len(order))),
-            "FORMULAS": tuple(range(len(definition.differentiable))),
-            "WANTED": tuple(request.wanted[k] for k in order),
-            "PARAMETERS": tuple(range(len(definition.parameters))),
-            "WEIGHTED": has_weight,
-            "STEPS": common.known_steps(inner),
-        },
-        dense,
-        value,
-        groups,
-    )
-
-
-def options_of(request: Request) -> tuple[tuple[str, Any], ...]:
-    """Give the options of the formula."""
-    return () if request.options is None else request.options.chosen
-
-
-def specify(request: Request, laid: Blocks) -> Spec:
-    """Say which kernel a request takes."""
-    definition = request.definition
-    formula = definition.symbolic
     names = (*definition.operands, *definition.optional)[: len(request.strides)]
+    strides = list(request.strides)
+    if request.upstream is not None:
+        names, strides = (*names, GRAD_OUTPUT), [*strides, request.upstream]
+    # Where a sample's value is the mean over its classes, it is that of a row.
+    by_row = definition.mean_over_classes and request.value == "each"
+    laid = layout(shape, strides, by_row)
+    if laid is None:
+        return None
+    rows, columns, outer, inner = laid
     absent = tuple((name, 1.0) for name in definition.optional if name not in names)
-    arrays = (*names, *((GRAD_OUTPUT,) if request.upstream is not None else ()))
-    steps = zip(arrays, laid.flags["STEPS"], strict=True)
-    needs_grad = zip(names, request.wanted, strict=True)
-    return Spec(
-        formula,
-        (*absent, *options_of(request)),
-        tuple(name for name, needed in needs_grad if needed),
-        laid.value,
+    known = zip(names, common.known_steps(inner), strict=True)
+    spec = Spec(
+        mean_over_row(definition.symbolic) if by_row else definition.symbolic,
+        (*absent, *(() if request.options is None else request.options.chosen)),
+        tuple(n for n, wanted in zip(names, request.wanted, strict=False) if wanted),
+        request.value,
         request.dtype,
-        tuple((name, step) for name, step in steps if step != 1),
+        tuple((name, step) for name, step in known if step != 1),
         request.upstream is not None,
         order=request.order,
     )
-
-
-def prepare(request: Request) -> Launch | None:
-    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
-    laid = blocks(request)
-    if laid is None:
-        return None
-    spec = specify(request, laid)
-    per_row = chunks.count(laid.columns, chunks.SEGMENT)
-    per_chunk = max(1, chunks.CHUNK // min(max(laid.columns, 1), chunks.SEGMENT))
-    segments = laid.rows * per_row
-    values = {
-        "rows": laid.rows,
-        "columns": laid.columns,
-        "rows_per_chunk": per_chunk,
-        "values": OUT if request.value else 0,
-    }
-    operands = enumerate(name for name in spec.arrays if name != "grad_output")
-    addresses = {**{name: At("operand", k) for k, name in operands}, "grad_output": UPSTREAM}
-    integers = laid.integers[FIRST_OPERAND:]
-    for k, name in enumerate(spec.arrays):
-        _, outer, inner = integers[3 * k : 3 * k + 3]
-        values |= {name: addresses[name], f"{name}_row_step": outer, f"{name}_step": inner}
-    for k, name in enumerate((*request.definition.operands, *request.definition.optional)):
-        values[gradient(name)] = At("gradient", k)
-    groups = laid.groups if laid.value == "sum" else 0
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(kernel(spec), chunks.count(segments, per_chunk), request, groups, segments),
-        spec.block(groups, segments // max(groups, 1), values),
-        laid.floats,
-        laid.rows * laid.columns,
+    values = {"rows": rows, "columns": columns, "values": OUT if request.value else 0}
+    for k, name in enumerate(names):
+        field = identifier(name)
+        values |= {
+            field: UPSTREAM if name == GRAD_OUTPUT else At("operand", k),
+            f"{field}_row_step": outer[k],
+            f"{field}_step": inner[k],
+            gradient(name): At("gradient", k),
+        }
+    per_row = 1 if by_row else chunks.count(columns, chunks.SEGMENT)
+    return Work(
+        spec,
+        values,
+        (*_scales(request), *request.parameters),
+        items=rows * per_row,
+        item=columns if by_row else min(columns, chunks.SEGMENT),
+        size=rows * columns,
+        partials=rows * per_row,
     )
 
 
-def source(request: Request) -> str:
-    """Give the source of a request's kernel."""
-    laid = blocks(request)
-    assert laid is not None, "the operands are contiguous"
-    return emit_cpu.source(specify(request, laid))
+def layout(shape: tuple[int, ...], strides: list[tuple[int, ...]], by_row: bool) -> tuple | None:
+    """Give rows, columns, and the operands' steps; None if their strides do not fit."""
+    size = math.prod(shape)
+    if by_row:
+        rows = math.prod(shape[:-1])
+        steps = chunks.rows(shape, tuple(strides), rows, shape[-1])
+        return None if steps is None else (rows, shape[-1], *steps)
+    if all(chunks.is_contiguous(shape, steps) for steps in strides):
+        return 1, size, (size,) * len(strides), (1,) * len(strides)
+    return chunks.layout(shape, strides)
+
+
+@functools.cache
+def mean_over_row(formula: Formula) -> Formula:
+    """Give the formula of a row whose value is the mean of the elements' values."""
+
+    @functools.wraps(formula.function)
+    def mean(**arguments: Any) -> Any:
+        return primitives.mean(formula.function(**arguments))
+
+    return replace(formula, function=mean, rowwise=True)
 
 
 def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
@@ -174,12 +90,6 @@ def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
     if problem.definition.mean_over_classes:
         upstream = upstream.reshape((*shape[:-1], 1))
     return xp.broadcast_to(upstream, shape)
-
-
-def _gradient_order(definition: Definition, has_weight: bool) -> tuple[int, ...]:
-    """Which operand each derivative belongs to, in the order of the formula's returns."""
-    order = tuple(definition.operands.index(name) for name in definition.differentiable)
-    return (*order, len(definition.operands)) if has_weight else order
 
 
 def value_shape(request: Request | Problem) -> tuple[int, ...]:

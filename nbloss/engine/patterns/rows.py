@@ -1,15 +1,14 @@
 """Losses of rows: the formula takes rows along the last dimension, and gives a number for each."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
-from nbloss.codegen import emit_cpu
 from nbloss.codegen.compile import kernel
 from nbloss.codegen.spec import Spec, gradient, identifier
 from nbloss.engine import chunks
-from nbloss.engine.launch import OUT, UPSTREAM, At, Launch, Request, Stage, ready
+from nbloss.engine.launch import OUT, UPSTREAM, At, Request, Stage
 from nbloss.engine.patterns import common
+from nbloss.engine.patterns.common import Work
 from nbloss.engine.patterns.survey import PLAIN, gathered
 from nbloss.engine.problem import Problem
 from nbloss.formula.trace import Formula
@@ -35,14 +34,16 @@ def layout(request: Request, kinds: dict[str, str]) -> tuple | None:
     return laid
 
 
-def specify(request: Request) -> tuple[Spec, tuple] | None:
-    """Say which kernel a request takes, and how rows and columns step; None as :func:`layout`."""
+def work(request: Request) -> Work | None:
+    """Say what there is to do; None if it takes contiguous operands."""
     formula, options = formula_of(request)
     operands = floating(formula)
     laid = layout(request, operands)
     if laid is None:
         return None
-    known = common.known_steps(laid[1])
+    along = [name for name, kind in operands.items() if kind == "element"]
+    outer, inner = (dict(zip(along, steps, strict=True)) for steps in laid)
+    known = zip(along, common.known_steps(laid[1]), strict=True)
     needs_grad = zip(operands, request.wanted, strict=True)
     spec = Spec(
         formula,
@@ -50,32 +51,17 @@ def specify(request: Request) -> tuple[Spec, tuple] | None:
         tuple(name for name, needed in needs_grad if needed),
         request.value,
         request.dtype,
-        tuple((n, step) for n, step in zip(_along(operands), known, strict=True) if step != 1),
+        tuple((name, step) for name, step in known if step != 1),
         request.upstream is not None,
         order=request.order,
     )
-    return spec, laid
-
-
-def prepare(request: Request) -> Launch | None:
-    """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
-    specified = specify(request)
-    if specified is None:
-        return None
-    spec, laid = specified
-    formula = spec.formula
-    operands = floating(formula)
-    outer, inner = (dict(zip(_along(operands), steps, strict=True)) for steps in laid)
     rows, columns = math.prod(request.shape[:-1]), request.shape[-1]
-    per_chunk = max(1, chunks.CHUNK // max(1, columns))
-    pieces = chunks.count(rows, per_chunk)
     values = {
         "rows": rows,
         "columns": columns,
-        "rows_per_chunk": per_chunk,
         "values": OUT if request.value else 0,
         "grad_output": UPSTREAM,
-        "grad_output_row_step": 1,
+        "grad_output_row_step": common.step_of_upstream(request),
     }
     for k, name in enumerate(operands):
         field = identifier(name)
@@ -85,36 +71,34 @@ def prepare(request: Request) -> Launch | None:
             f"{field}_step": inner.get(name, 0),
             gradient(name): At("gradient", k),
         }
-    constants = [n for n in formula.operands if n not in operands]
+    constants = [name for name in formula.operands if name not in operands]
     values |= {identifier(name): At("constant", k) for k, name in enumerate(constants)}
-    walk: dict[str, Any] = {}
-    weighted = formula.graph(**dict(spec.options)).weight is not None
     mean = request.reduction == "mean"
-    if "index" in formula.operands.values() or (weighted and mean):
-        first = replace(spec, needs_grad=(), value="survey", has_grad_output=False)
-        walk = surveyed(first, pieces, weighted and mean)
+    weighted = formula.graph(**options).weight is not None
     scale = 1.0
     if mean and (rows == 0 or not weighted):
         scale = 1.0 / rows if rows else math.nan
-    return ready(
-        request,
-        value_shape(request),
-        common.stage(kernel(spec), pieces, request, int(request.value == "sum")),
-        spec.block(1, pieces, values),
+    return Work(
+        spec,
+        values,
         (scale, scale, *request.parameters),
-        len(operands) * rows * columns,
-        **walk,
+        items=rows,
+        item=columns,
+        size=len(operands) * rows * columns,
+        weighs="inf" if mean and weighted else "",
     )
 
 
-def surveyed(spec: Spec, pieces: int, weighs: bool) -> dict[str, Any]:
+def survey(request: Request, made: Work, pieces: int) -> dict[str, Any]:
     """Prepare a first walk over all rows, which finds labels that name no column.
 
     It also gives the sum of the weights that a weighted mean divides by, which has to be known
     before the first gradient.
     """
-    stage = Stage(kernel(spec), pieces, gathered(), 1, 2 * pieces)
-    integers = (0, pieces, 0, 0, 0, 0, 0, 0, PLAIN if weighs else 0)
+    if "index" not in made.spec.formula.operands.values() and not made.weighs:
+        return {}
+    stage = Stage(kernel(made.survey), pieces, gathered(), 1, 2 * pieces)
+    integers = (0, pieces, 0, 0, 0, 0, 0, 0, PLAIN if made.weighs else 0)
     return {"survey": stage, "survey_integers": integers}
 
 
@@ -122,18 +106,6 @@ def floating(formula: Formula) -> dict[str, str]:
     """Give the operands that are floating-point numbers, in their order, and how each varies."""
     kinds = formula.operands.items()
     return {name: kind for name, kind in kinds if kind in ("element", "per_row")}
-
-
-def _along(operands: dict[str, str]) -> list[str]:
-    """Name the operands that vary along the row."""
-    return [name for name, kind in operands.items() if kind == "element"]
-
-
-def source(request: Request) -> str:
-    """Give the source of a request's kernel."""
-    specified = specify(request)
-    assert specified is not None, "the operands are contiguous"
-    return emit_cpu.source(specified[0])
 
 
 spread = common.spread
