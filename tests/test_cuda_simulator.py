@@ -9,6 +9,7 @@ driver. It has to be asked for before Numba is imported, as `make test` does::
 
 import contextlib
 import ctypes
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ import test_losses
 from cases import CASES, KINKS, Case, Kink, by_loss, split
 from conftest import forget
 from nbloss.bridge import torch as torch_bridge
-from nbloss.engine import memory
-from nbloss.engine.cuda import compiler, errors, pairs
-from nbloss.primitives import absolute, softmax, where
+from nbloss.codegen import runtime as sources
+from nbloss.engine.cuda import compiler, emitted, errors, pairs, runtime
+from nbloss.primitives import absolute, exp, log_softmax, power, softmax, weighted, where
+from nbloss.primitives import max as largest
 from nbloss.primitives import sum as total
 from own_loss import in_torch, own_loss, own_losses
 from test_losses import FIRST, kernels_only, on_tensors, rounded  # noqa: F401 (a fixture)
@@ -137,25 +139,72 @@ def test_a_loss_of_ones_own() -> None:
         torch.testing.assert_close(x.grad, torch.autograd.grad(expected, x)[0])
 
 
-def test_rows_that_there_is_no_kernel_for_yet() -> None:
-    """Are refused, and the second walk of a distance is not left out."""
+@nbloss.distance
+def shares(x, y):
+    """A distance that takes several walks along a row."""
+    return total(absolute(softmax(x) - softmax(y)))
 
-    @nbloss.distance
-    def shares(x, y):
-        return total(absolute(softmax(x) - softmax(y)))
 
-    rows = [torch.randn(3, 5) for _ in range(3)]
-    with pytest.raises(NotImplementedError, match="distance shares takes more than one walk"):
-        nbloss.triplet_margin_with_distance_loss(*rows, distance_function=shares)
+def focal(scores, label: nbloss.Index, gamma=2.0):
+    log_prob = log_softmax(scores)[label]
+    return -((1.0 - exp(log_prob)) ** gamma) * log_prob
 
-    def square_loss(input):
-        return total(input * input)
 
-    with (
-        own_losses(),
-        pytest.raises(NotImplementedError, match="no CUDA kernel yet for a formula of rows"),
-    ):
-        nbloss.rowwise(square_loss)(rows[0])
+def priced(scores, label: nbloss.Index, price: nbloss.PerColumn):
+    return weighted(-price[label] * log_softmax(scores)[label], price[label])
+
+
+def centered(scores, center: nbloss.PerRow):
+    return largest(absolute(scores - center)) + total(power(absolute(scores), 1.5))
+
+
+OWN_ROWS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "label": (focal, ("row", "label")),
+    "weights": (priced, ("row", "label", "columns")),
+    "number-of-a-row": (centered, ("row", "number")),
+}
+
+
+def made_for(kind: str, columns: int) -> torch.Tensor:
+    if kind == "label":
+        return torch.tensor([columns - 1, 0, 2, 1, 1])
+    return torch.rand({"row": (5, columns), "number": (5,), "columns": (columns,)}[kind])
+
+
+@pytest.mark.parametrize("reduction", test_losses.REDUCTIONS)
+@pytest.mark.parametrize("columns", [3, 9, 40])
+@pytest.mark.parametrize("kind", [*OWN_ROWS, "distance"])
+def test_rows_of_ones_own(
+    kind: str, columns: int, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the processor computes them, whose kernels others look after."""
+    torch.manual_seed(0)
+    if kind == "distance":
+        operands = [made_for("row", columns) for _ in range(3)]
+        loss = functools.partial(
+            nbloss.triplet_margin_with_distance_loss, distance_function=shares, swap=True
+        )
+        learning = operands
+    else:
+        formula, kinds = OWN_ROWS[kind]
+        operands = [made_for(k, columns) for k in kinds]
+        learning = [x for x, k in zip(operands, kinds, strict=True) if k in ("row", "number")]
+    for x in learning:
+        x.requires_grad_()
+    with own_losses():
+        if kind != "distance":
+            loss = nbloss.rowwise(formula)
+
+        def step() -> tuple[torch.Tensor, ...]:
+            value = loss(*operands, reduction=reduction)
+            return value, *torch.autograd.grad(value, learning, torch.ones_like(value))
+
+        ours = step()
+        monkeypatch.setattr(torch_bridge, "device", lambda x: None)
+        forget()
+        for found, truth in zip(ours, step(), strict=True):
+            torch.testing.assert_close(found, truth)
+    forget()
 
 
 # --- labels out of range --------------------------------------------------------------------------
@@ -286,20 +335,21 @@ def test_results_are_the_same_to_the_bit(case: Case) -> None:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-class Traced(np.ndarray):
+class Traced(sources.Pointer):
     """Memory that writes down which thread comes where."""
 
-    def __getitem__(self, place: Any) -> Any:
-        thread = threading.current_thread()
-        at = self.ctypes.data + int(place) * self.itemsize
-        TRACE.setdefault((thread.blockIdx.x, thread.threadIdx.x), []).append(at)
+    def __getitem__(self, place: int) -> Any:
+        self.note(place)
         return super().__getitem__(place)
 
-    def __setitem__(self, place: Any, value: Any) -> None:
-        thread = threading.current_thread()
-        at = self.ctypes.data + int(place) * self.itemsize
-        TRACE.setdefault((thread.blockIdx.x, thread.threadIdx.x), []).append(at)
+    def __setitem__(self, place: int, value: Any) -> None:
+        self.note(place)
         super().__setitem__(place, value)
+
+    def note(self, place: int) -> None:
+        thread = threading.current_thread()
+        at = self.address + int(place) * self.dtype.itemsize
+        TRACE.setdefault((thread.blockIdx.x, thread.threadIdx.x), []).append(at)
 
 
 TRACE: dict[tuple[int, int], list[int]] = {}
@@ -315,27 +365,25 @@ TARGETS = {
 def test_neighbouring_threads_take_neighbouring_numbers(
     loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    array_at = memory.array_at
+    def renew() -> None:
+        for known in (runtime.of_numbers, runtime.names, emitted.kernel_for):
+            known.cache_clear()
+        forget()
 
-    def traced(address: int, size: int, dtype: type) -> np.ndarray:
-        return array_at(address, size, dtype).view(Traced)
-
-    monkeypatch.setattr(memory, "array_at", traced)
-    monkeypatch.setattr(compiler, "_kernels", {})
-    compiler.vocabulary.cache_clear()
-    forget()
+    monkeypatch.setitem(sources.INTERPRETED, "pointer", Traced)
+    renew()
     TRACE.clear()
     x = torch.randn(4, 32, requires_grad=True)
     getattr(nbloss, loss)(x, TARGETS[loss]).backward()
-    compiler.vocabulary.cache_clear()
-    forget()
+    renew()
     # A score that a label names is read by all threads at once; the others lie side by side.
     sides = 0
-    for tensor in (x, x.grad):
+    for tensor, once in ((x, list), (x.grad, dict.fromkeys)):
         first, end = tensor.data_ptr(), tensor.data_ptr() + 4 * tensor.numel()
         for block in {block for block, _ in TRACE}:
             threads = [
-                [at for at in TRACE[key] if first <= at < end]
+                # What a label names is stored once more, by the thread that has it.
+                once(at for at in TRACE[key] if first <= at < end)
                 for key in sorted(TRACE)
                 if key[0] == block
             ]

@@ -44,8 +44,10 @@ def kernel(spec: Spec) -> Any:
 
 def _compile(spec: Spec) -> Any:
     text = emit_cpu.source(spec)
-    function = _function(text, spec)
     fields, numbers = spec.fields, spec.numbers
+    named = f"{text} {spec.dtype} {fields} {numbers}"
+    digest = hashlib.sha256(named.encode()).hexdigest()[:24]
+    function = function_of(text, spec, digest, lambda: runtime.names(spec.dtype))
     if numba.config.DISABLE_JIT:
         return lambda integers, floats, chunk: function(
             runtime.InterpretedFields(integers, fields),
@@ -61,14 +63,24 @@ def _compile(spec: Spec) -> Any:
     return compiled.address
 
 
-def _function(text: str, spec: Spec) -> Callable:
-    """Make a function of a source, under a name that no other source has."""
-    fields = f"{spec.fields} {spec.numbers}"
-    digest = hashlib.sha256(f"{text} {spec.dtype} {fields}".encode()).hexdigest()[:24]
-    file = f"<nbloss {spec.name} {digest}>"
+def function_of(
+    text: str, spec: Spec, suffix: str, names: Callable[[], dict[str, Any]]
+) -> Callable:
+    """Make a function of a source, under a name that no other source has.
+
+    Parameters
+    ----------
+    text : str
+    spec : Spec
+    suffix : str
+        Tells the source from all others.
+    names : function
+        Gives what the names in the source mean.
+    """
+    file = f"<nbloss {spec.name} {suffix}>"
     # Tracebacks and profilers find the source here.
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
-    scope = dict(runtime.names(spec.dtype))
+    scope = dict(names())
     exec(compile(text, file, "exec"), scope)
     function: FunctionType = scope[spec.name]
     real = memory.COMPUTED[spec.dtype]
@@ -76,6 +88,6 @@ def _function(text: str, spec: Spec) -> Callable:
     function.__code__ = function.__code__.replace(
         co_consts=tuple(real(x) if isinstance(x, float) else x for x in function.__code__.co_consts)
     )
-    function.__name__ = function.__qualname__ = f"{spec.name}_{spec.dtype}_{digest}"
+    function.__name__ = function.__qualname__ = f"{spec.name}_{spec.dtype}_{suffix}"
     function.__module__ = __name__  # what is cached names a module that can be imported
     return function

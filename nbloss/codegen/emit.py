@@ -265,8 +265,12 @@ class Writer:
         return f"{name}[{({0: '0', 1: column, -1: f'{column} * {name}_step'})[step]}]"
 
     def loaded(self, name: str, kind: str, column: str) -> str:
-        """Write how a number is read."""
-        text = self.element(identifier(name), kind, column)
+        """Write how a number of an operand is read."""
+        return self.number_at(identifier(name), kind, column)
+
+    def number_at(self, name: str, kind: str, column: str) -> str:
+        """Write how a number of an array is read."""
+        text = self.element(name, kind, column)
         return f"widen({text})" if self.is_half else text
 
     def stored(self, element: str, text: str) -> str:

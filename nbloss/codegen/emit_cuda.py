@@ -54,7 +54,8 @@ class Share:
     @property
     def shared_size(self) -> int:
         """How many numbers of shared memory the threads of a block need to fold theirs."""
-        return self.threads if self.across else self.threads // self.warp
+        alone = self.threads_per_row == 1
+        return self.threads if self.across and not alone else self.threads // self.warp
 
 
 def source(spec: Spec, share: Share, weighs: str = "") -> str:
@@ -201,7 +202,7 @@ class Elements(_Threads):
                 self(f"place = min(start + {threads} * slot, size - 1)")
                 if not self.share.flat:
                     self("row = floor_divide(place, columns)", "c = place - row * columns")
-                self(*(f"{n}_strip[slot] = {self.loaded(n, 'element', 'c')}" for n in names))
+                self(*(f"{n}_strip[slot] = {self.number_at(n, 'element', 'c')}" for n in names))
             self.strips = set(names)
             with self.block(f"for slot in range({strip}):"):
                 self(f"place = start + {threads} * slot")
@@ -307,8 +308,10 @@ class Rows(_Threads):
             row, place = "sample", " + place"
             gradient = "sample * columns * spatial_size + place"
         for name, kind in self.read.items():
-            if kind in ("element", "per_row"):
+            if kind == "element":
                 self(f"{name} = offset(all_{name}, {row} * call.{name}_row_step{place})")
+            elif kind == "per_row":
+                self(f"{name} = offset(all_{name}, row * call.{name}_row_step)")
         self(*(f"{name} = offset(all_{name}, {gradient})" for name in self.outputs))
         self(*(f"{name} = offset(all_{name}, row)" for name in of_rows))
 
@@ -373,10 +376,7 @@ class Rows(_Threads):
                 yield
 
     def _load(self, names: list[str]) -> None:
-        kinds = self.arrays
-        self(
-            *(f"{n}_strip[slot] = {super(_Threads, self).loaded(n, kinds[n], 'c')}" for n in names)
-        )
+        self(*(f"{n}_strip[slot] = {self.number_at(n, self.arrays[n], 'c')}" for n in names))
 
     @contextmanager
     def _strips(self, names: list[str]) -> Iterator[None]:
@@ -483,6 +483,13 @@ class Rows(_Threads):
         with self.block(f"if {' and '.join(first)}:") if first else nullcontext():
             nothing = " if is_usable else nothing" if self.labels and not is_survey else ""
             self(f"result += {text}{nothing}")
+
+
+def reach(spec: Spec) -> int:
+    """Say of how many operands a kernel reads whole rows; 1 as well if it writes them, else 0."""
+    writer = Rows(spec, Share(1, 1, 1, False), "")
+    roots = [x for walk in writer.schedule.walks for x in walk.roots]
+    return max(len(writer.along_row(roots)), int(bool(roots or writer.outputs)))
 
 
 def is_softmax(first: Walk, second: Walk) -> bool:

@@ -15,13 +15,16 @@ def laid_out(line: str) -> list[str]:
     name, _, text = body.partition(" = ")
     if len(_split(text, (" + ", " - ", " * ", " / "))) > 1:
         return [f"{indent}{name} = (", *_broken(indent + STEP, text), f"{indent})"]
-    first, *rest = _broken(indent, text)
+    first, *rest = _broken(indent, text, len(name) + len(" = "))
     return [f"{indent}{name} = {first.lstrip()}", *rest]
 
 
-def _broken(indent: str, text: str) -> Iterator[str]:
-    """Give the lines of an expression: by its sums, else its products, else its arguments."""
-    if len(indent + text) <= WIDTH:
+def _broken(indent: str, text: str, before: int = 0) -> Iterator[str]:
+    """Give the lines of an expression: by its sums, else its products, else its arguments.
+
+    So many characters stand before the first line.
+    """
+    if before + len(indent + text) <= WIDTH:
         yield indent + text
         return
     for operators in ((" + ", " - "), (" * ", " / ")):

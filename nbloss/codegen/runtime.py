@@ -71,14 +71,6 @@ class InterpretedFields:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-@intrinsic
-def _offset(typingctx, pointer, count):
-    """A pointer further on, which still is apart from all others."""
-    return pointer(pointer, count), lambda context, builder, signature, given: builder.gep(
-        given[0], [given[1]]
-    )
-
-
 @intrinsic(prefer_literal=True)
 def _stack(typingctx, size, dtype):
     """A few numbers of the kernel's own, which takes no allocation that might fail."""
@@ -119,7 +111,7 @@ def _clear(pointer, first, last):
 
 
 def _interpreted_offset(pointer: Pointer, count: int) -> Pointer:
-    return Pointer(pointer.address + count * pointer.dtype.itemsize, pointer.dtype)
+    return type(pointer)(pointer.address + count * pointer.dtype.itemsize, pointer.dtype)
 
 
 @numba.njit(forceinline=True)
@@ -214,7 +206,7 @@ INSTRUCTIONS = {
     "minimum": _instruction("minimum", _minimum),
     "sign": _instruction("sign", lambda b, x: _sign(b, x)),
     "direction": _instruction("direction", _direction),
-    "offset": _offset,
+    "offset": memory.offset,
     "clear": _clear,
     "pointer": memory.pointer,
     "read_once": memory.load_once,

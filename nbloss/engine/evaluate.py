@@ -171,12 +171,14 @@ def request(
 @functools.lru_cache(maxsize=4096)
 def prepared(request: Request) -> AnyLaunch | None:
     """Prepare a launch once for all calls that are alike; None if it takes contiguous operands."""
-    name = request.definition.pattern
+    pattern = PATTERNS[request.definition.pattern]
     if request.on_device:
-        from nbloss.engine.cuda.patterns import PATTERNS as ON_DEVICE
+        from nbloss.engine.cuda import emitted
+        from nbloss.engine.cuda import pairs as pairs_on_device
 
-        return ON_DEVICE[name].prepare(request)
-    pattern = PATTERNS[name]
+        if pattern is pairs:
+            return pairs_on_device.prepare(request)
+        return emitted.prepare(pattern, request)
     return pairs.prepare(request) if pattern is pairs else common.prepare(pattern, request)
 
 

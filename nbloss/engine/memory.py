@@ -122,6 +122,13 @@ def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, A
 
         return types.void(types.CPointer(types.int32), types.int64), codegen
 
+    @intrinsic
+    def offset(typingctx, start, count):
+        def codegen(context, builder, signature, arguments):
+            return builder.gep(arguments[0], [arguments[1]])
+
+        return start(start, count), codegen
+
     # A number that another thread may change is read a single time: a compiler is free to read
     # memory again where it needs a number again, and what was checked need not be what is used.
     # An atomic load, like an assembler's volatile one, it neither repeats nor leaves out.
@@ -143,6 +150,7 @@ def instructions(intrinsic: Callable, types: Any, space: int = 0) -> dict[str, A
     return {
         "add_one": add_one,
         "load_once": load_once,
+        "offset": offset,
         "pointer": pointer,
         "widen_half": widen_half,
         "round_half": round_half,
@@ -157,7 +165,7 @@ _own = instructions(intrinsic, types)
 pointer, widen_half, round_half = _own["pointer"], _own["widen_half"], _own["round_half"]
 bits, from_bits = _own["bits"], _own["from_bits"]
 bits64, from_bits64 = _own["bits64"], _own["from_bits64"]
-load_once = _own["load_once"]
+load_once, offset = _own["load_once"], _own["offset"]
 
 
 def array_at(address, size, dtype):

@@ -16,7 +16,8 @@ import importlib.util
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -79,29 +80,56 @@ def part(name: str = "") -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A template with all that shapes its code, to be compiled where it is to run.
+    """A kernel, to be compiled where it is to run.
 
     Attributes
     ----------
     name : str
         Its name in the machine code, which no other kernel has.
-    template, scalars, helpers, flags
-        As for :func:`nbloss.engine.compiler.worker`.
     dtype : str
         Type of the stored numbers.
     threads : int
         How many threads a block has.
+    build : function
+        Gives what each thread does, a function of two blocks of numbers.
+    blocks : tuple of type
+        The types of these blocks: plain tuples, or such with names.
     """
 
     name: str
-    template: Callable
-    scalars: dict[str, Callable]
     dtype: str
-    helpers: tuple[Callable, ...]
-    flags: dict[str, Any]
     threads: int
+    build: Callable[[], Callable]
+    blocks: tuple[type, type] = (tuple, tuple)
 
 
+def kernel_of(
+    name: str,
+    dtype: str,
+    threads: int,
+    build: Callable[[], Callable],
+    fields: dict[str, int],
+    numbers: dict[str, int],
+) -> Kernel:
+    """Give a kernel that reads the numbers of a call by their names.
+
+    ``fields`` and ``numbers`` say where the integers and the floats lie, by their names.
+    """
+    blocks = (_named("Call", fields, INTEGERS), _named("Numbers", numbers, FLOATS))
+    return Kernel(f"nbloss_{name}", dtype, threads, build, blocks)
+
+
+def _named(title: str, places: dict[str, int], count: int) -> type:
+    names = {place: name for name, place in places.items()}
+    return namedtuple(title, [names.get(k, f"unused_{k}") for k in range(count)])
+
+
+def block(kind: type, numbers: Sequence) -> tuple:
+    """Give a block of numbers its type."""
+    return tuple(numbers) if kind is tuple else kind(*numbers)
+
+
+digest = binding.digest
 _kernels: dict[Any, Kernel] = {}
 
 
@@ -119,36 +147,41 @@ def kernel(
     if found is None:
         digest = binding.digest(template, scalars, dtype, helpers, flags, threads)
         name = f"nbloss_{template.__module__.rsplit('.', 1)[-1]}_{template.__name__}_{digest}"
-        found = _kernels[key] = Kernel(name, template, scalars, dtype, helpers, flags, threads)
+        build = functools.partial(
+            _specialized, template, scalars, dtype, threads, helpers, flags, digest
+        )
+        found = _kernels[key] = Kernel(name, dtype, threads, build)
     return found
 
 
 @functools.cache
 def function(kernel: Kernel) -> Callable:
-    """Specialise a kernel's template; the compiler, or the simulator, takes it from there."""
-    dtype = kernel.dtype
+    """Build a kernel's function; the compiler, or the simulator, takes it from there."""
+    return kernel.build()
+
+
+def _specialized(
+    main: Callable,
+    scalars: dict[str, Callable],
+    dtype: str,
+    threads: int,
+    helpers: tuple[Callable, ...],
+    flags: dict[str, Any],
+    suffix: str,
+) -> Callable:
     names = {
-        **{k: device(v) if isinstance(v, FunctionType) else v for k, v in kernel.flags.items()},
+        **{k: device(v) if isinstance(v, FunctionType) else v for k, v in flags.items()},
         **vocabulary(),
         "STORAGE": memory.STORED[dtype],
         "widen": widen(dtype),
         "narrow": narrow(dtype),
-        "THREADS": kernel.threads,
+        "THREADS": threads,
     }
-    for template in (kernel.template, *kernel.helpers):
+    for template in (main, *helpers):
         own = {x: template.__globals__[x] for x in binding.global_names(template)}
         clash = [x for x, mine in own.items() if names.get(x, mine) != mine]
         assert not clash, f"{template.__name__} has something of its own by these names: {clash}"
-    suffix = kernel.name.rsplit("_", 1)[-1]
-    return binding.specialize(
-        kernel.template,
-        kernel.scalars,
-        memory.COMPUTED[dtype],
-        kernel.helpers,
-        names,
-        suffix,
-        TARGET,
-    )
+    return binding.specialize(main, scalars, memory.COMPUTED[dtype], helpers, names, suffix, TARGET)
 
 
 # --- what templates are written in ----------------------------------------------------------------
@@ -253,6 +286,12 @@ def words(dtype: type) -> dict[str, Callable]:
 
 TARGET = binding.Target(words, device)
 
+
+def of_type(function: Callable, dtype: type) -> Callable:
+    """Compile a function of numbers for numbers of one type."""
+    return binding.bind_scalar(function, dtype, TARGET)
+
+
 # --- machine code ---------------------------------------------------------------------------------
 
 
@@ -277,7 +316,13 @@ def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
     """Compile a kernel into NVIDIA's assembly, for a compute capability as ``(9, 0)``."""
     types = part("types")
     number = getattr(types, memory.COMPUTED[kernel.dtype].__name__)
-    signature = types.void(types.UniTuple(types.int64, INTEGERS), types.UniTuple(number, FLOATS))
+    given = [
+        types.UniTuple(kind, count) if block is tuple else types.NamedUniTuple(kind, count, block)
+        for kind, count, block in zip(
+            (types.int64, number), (INTEGERS, FLOATS), kernel.blocks, strict=True
+        )
+    ]
+    signature = types.void(*given)
     with _lock, standing_in(capability):
         text, _ = part("compiler").compile(
             function(kernel),
@@ -343,11 +388,11 @@ def _path(kernel: Kernel, capability: tuple[int, int]) -> Path | None:
 
 def simulated(kernel: Kernel) -> Callable:
     """Give a kernel that the simulator runs."""
-    template = device(function(kernel))
+    template, kinds = device(function(kernel)), kernel.blocks
 
     def quiet(integers, floats):
         with np.errstate(all="ignore"):  # each thread has its own
-            template(integers, floats)
+            template(block(kinds[0], integers), block(kinds[1], floats))
 
     return part().jit(quiet)
 

@@ -3,21 +3,23 @@
 Tests and the simulator, which is slow, have tiny numbers here.
 """
 
-from typing import NamedTuple
+import numpy as np
 
-from nbloss.engine.chunks import count
+from nbloss.codegen.emit_cuda import Share
+from nbloss.engine.chunks import count as pieces
 from nbloss.engine.cuda.compiler import SIMULATED
+from nbloss.engine.memory import STORED
 
 WARP = 2 if SIMULATED else 32
 THREADS = 4 if SIMULATED else 256  # of a block, where it is not a row's
-MOST_LANES = 8 if SIMULATED else 1024  # of a row
+MOST_OF_ROW = 8 if SIMULATED else 1024
 # Enough for several turns on each multiprocessor, and few enough to be added up by one block.
 MOST_BLOCKS = 2 if SIMULATED else 4096
 SURVEYORS = 2 if SIMULATED else 256  # blocks that walk over labels
 # How many numbers a thread loads at once, so that memory has enough to do; half types count double.
 STRIP = 2 if SIMULATED else 4
 KEPT = 4 if SIMULATED else 16  # how many of a row a thread keeps
-PER_LANE = 2 if SIMULATED else 8  # of a row that takes more than a warp
+PER_THREAD = 2 if SIMULATED else 8  # of a row that takes more than a warp
 # Where rows lie across the memory: threads that fill a device, lanes of a row at most, and rows
 # side by side at least, which share what is read at once.
 FULL = 1 << 17
@@ -25,69 +27,59 @@ MOST_ACROSS = 4 if SIMULATED else 128
 SIDE_BY_SIDE = 2 if SIMULATED else 8
 
 
-class Share(NamedTuple):
-    """How a row is shared among threads.
+def share_elements(dtype: str, flat: bool) -> Share:
+    """Share elements among all threads.
 
-    Attributes
+    Parameters
     ----------
-    threads : int
-        Of a block.
-    lanes : int
-        Threads of a row.
-    strip : int
-        How many numbers each has at once.
-    kept : bool
-        Whether a strip of all lanes holds the whole row, so that it is read but once.
-    across : bool
-        Whether neighbouring threads take neighbouring rows; otherwise they take one row together,
-        at most a warp of them, or a whole block.
+    dtype : str
+    flat : bool
+        Whether all operands lie one element behind the other.
     """
-
-    threads: int
-    lanes: int
-    strip: int
-    kept: bool
-    across: bool = False
+    strip = STRIP * (2 if np.dtype(STORED[dtype]).itemsize < 4 else 1)
+    return Share(THREADS, 1, strip, False, warp=WARP, flat=flat)
 
 
 def share(columns: int, operands: int = 1) -> Share:
-    """Share a row among lanes that are next to each other.
+    """Share a row among threads that are next to each other.
 
     Parameters
     ----------
     columns : int
     operands : int, optional
-        How many arrays the row is one of, about; each takes registers.
+        How many arrays the row is one of; each takes registers.
     """
-    lanes = 1
-    kept, most = max(1, KEPT // operands), max(WARP, MOST_LANES // operands)
-    while lanes < WARP and lanes * min(STRIP, kept) < columns:
-        lanes *= 2
+    count = 1
+    kept, most = max(1, KEPT // operands), max(WARP, MOST_OF_ROW // operands)
+    while count < WARP and count * min(STRIP, kept) < columns:
+        count *= 2
     if columns > WARP * kept:
-        while lanes < most and lanes * min(PER_LANE, kept) < columns:
-            lanes *= 2
-    return Share(lanes if lanes > WARP else THREADS, lanes, *_strip(lanes, columns, kept))
+        while count < most and count * min(PER_THREAD, kept) < columns:
+            count *= 2
+    threads = count if count > WARP else THREADS
+    return Share(threads, count, *_strip(count, columns, kept), warp=WARP)
 
 
-def share_across(rows: int, columns: int) -> Share:
-    """Share rows that lie across the memory: few rows have several lanes each."""
-    lanes, threads = 1, THREADS
-    while rows * lanes < FULL and lanes < MOST_ACROSS and lanes * PER_LANE < columns:
-        lanes *= 2
-    while threads < lanes * SIDE_BY_SIDE:
+def share_across(rows: int, columns: int, operands: int = 1) -> Share:
+    """Share rows that lie across the memory: few rows have several threads each."""
+    count, threads = 1, THREADS
+    while rows * count < FULL and count < MOST_ACROSS and count * PER_THREAD < columns:
+        count *= 2
+    while threads < count * SIDE_BY_SIDE:
         threads *= 2
-    return Share(threads, lanes, *_strip(lanes, columns, KEPT), across=True)
+    kept = max(1, KEPT // operands)
+    return Share(threads, count, *_strip(count, columns, kept), across=True, warp=WARP)
 
 
-def _strip(lanes: int, columns: int, kept: int) -> tuple[int, bool]:
-    """How many numbers a lane has at once, and whether they are all there are."""
+def _strip(count: int, columns: int, kept: int) -> tuple[int, bool]:
+    """How many numbers a thread has at once, and whether they are all there are."""
     strip = 1
-    while strip < kept and lanes * strip < columns:
+    while strip < kept and count * strip < columns:
         strip *= 2
-    whole = lanes * strip >= columns
+    whole = count * strip >= columns
     return (strip if whole else STRIP), whole
 
 
 def blocks(total: int, per_block: int) -> int:
     """How many blocks do so much work; there is always one, to store the result."""
-    return max(1, min(count(total, per_block), MOST_BLOCKS))
+    return max(1, min(pieces(total, per_block), MOST_BLOCKS))

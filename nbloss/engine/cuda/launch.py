@@ -1,21 +1,30 @@
 """Kernels that are ready to run on a device, but for the memory."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nbloss.engine.cuda import driver, errors, grid, groups
-from nbloss.engine.cuda.compiler import Kernel, computed, kernel
+from nbloss.engine.cuda import driver, errors, grid, groups, runtime
+from nbloss.engine.cuda.compiler import Kernel, computed, kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
-from nbloss.engine.launch import FLOATS, INTEGERS, At, Request, order
-from nbloss.engine.memory import STORED
+from nbloss.engine.launch import FLOATS, INTEGERS, VALUE_SCALE, At, Request, order
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import VALUE, Blocks
 
 # The last integers of a block: memory in which blocks leave numbers for others to add up, first
-# those that survey the labels; memory for the blocks alone; the labels; where errors go.
-LEFT, COUNT, SURVEYORS, MEMORY, LABELS, LABEL_WEIGHTS, ERRORS, SEEN = range(INTEGERS - 8, INTEGERS)
+# those of a survey; memory for the blocks alone; where errors go.
+LEFT, COUNT, SURVEYORS, MEMORY, ERRORS, SEEN = range(INTEGERS - 6, INTEGERS)
+# Their names, and that of the float that all kernels have.
+FIELDS = {
+    "partials": LEFT,
+    "partial_count": COUNT,
+    "surveyors": SURVEYORS,
+    "errors": ERRORS,
+    "seen": SEEN,
+}
+NUMBERS = {"value_factor": VALUE_SCALE}
 BYTES = 8  # for each number that a block leaves
 
 
@@ -97,7 +106,7 @@ def specialize(
     scalars: dict[str, Any],
     request: Request,
     laid: Blocks,
-    share: grid.Share,
+    threads: int,
     helpers: tuple = (),
     **flags: Any,
 ) -> Kernel:
@@ -109,20 +118,18 @@ def specialize(
         As for :func:`nbloss.engine.compiler.worker`.
     request : Request
     laid : Blocks
-    share : Share
-        How rows are shared among threads.
+    threads : int
+        Of a block, which takes a row.
     """
     return kernel(
         template,
         scalars,
         request.dtype,
-        share.threads,
-        (*groups.FOLDS, groups.report, leave, *helpers),
-        **groups.flags(grid.WARP, share.threads, share.lanes, share.across),
+        threads,
+        (*groups.FOLDS, groups.report, *helpers),
+        **groups.flags(grid.WARP, threads, threads),
         **common.uses(request, laid),
-        STRIP=tuple(range(share.strip)),
-        WIDTH=share.strip,
-        KEPT=share.kept,
+        **{"VALUE": VALUE, "LEFT": LEFT, "COUNT": COUNT, "SURVEYORS": SURVEYORS},
         **flags,
     )
 
@@ -130,10 +137,10 @@ def specialize(
 def ready(
     request: Request,
     value_shape: tuple[int, ...],
-    laid: Blocks,
+    integers: tuple[Any, ...],
+    floats: tuple[float, ...],
     main: Stage,
     survey: Stage | None = None,
-    labels: tuple[Any, Any] = (0, 0),
     memory: int = 0,
 ) -> Launch:
     """Put a launch together.
@@ -143,16 +150,14 @@ def ready(
     request : Request
     value_shape : tuple of int
         Shape of the value without a reduction.
-    laid : Blocks
+    integers, floats : tuple
+        The blocks of numbers; `At` stands for an address.
     main : Stage
     survey : Stage, optional
         What runs before it.
-    labels : tuple, optional
-        Where labels and their weights lie, for the survey.
     memory : int, optional
         Bytes that the blocks of the main kernel need together.
     """
-    integers, floats = laid.integers, laid.floats
     if len(integers) > LEFT or len(floats) > FLOATS:
         raise ValueError(
             f"a kernel takes at most {LEFT} integers and {FLOATS} floats, "
@@ -160,7 +165,7 @@ def ready(
         )
     stages = (main,) if survey is None else (survey, main)
     surveyors = 0 if survey is None else survey.blocks
-    partials = main.blocks if laid.value == "sum" and main.blocks > 1 else 0
+    partials = main.blocks if request.value == "sum" and main.blocks > 1 else 0
     if partials:
         stages = (*stages, Stage(adding(request.dtype), 1))
     left = BYTES * (partials + surveyors)
@@ -172,7 +177,6 @@ def ready(
         partials,
         surveyors,
         At(SCRATCH, 0) if memory else 0,
-        *labels,
         0,
         0,
     )
@@ -198,54 +202,10 @@ def ready(
 SCRATCH = "scratch"  # the group of addresses in memory to work in, numbered by bytes
 
 
-# --- the sum of all blocks ------------------------------------------------------------------------
-
-
-def leave(total, integers, scale, memory):
-    """Store the sum of all threads, or leave what a block has of it for :func:`add_up`."""
-    total = scale * block_fold(add, total, memory)
-    if cuda.threadIdx.x == 0:
-        if cuda.gridDim.x == 1:
-            array_at(integers[VALUE], 1, STORAGE)[0] = narrow(total)
-        else:
-            before = integers[SURVEYORS]
-            left = array_at(integers[LEFT], before + integers[COUNT], COMPUTED)
-            left[before + cuda.blockIdx.x] = total
-
-
-def add_up(integers, floats):
-    """Add up what the blocks left, in the order of their numbers: one block does."""
-    before, count = integers[SURVEYORS], integers[COUNT]
-    left = array_at(integers[LEFT], before + count, COMPUTED)
-    total = COMPUTED(0.0)
-    for i in range(cuda.threadIdx.x, count, THREADS):
-        total += left[before + i]
-    total = block_fold(add, total, cuda.shared.array(WARPS, COMPUTED))
-    if cuda.threadIdx.x == 0:
-        array_at(integers[VALUE], 1, STORAGE)[0] = narrow(total)
-
-
+@functools.cache
 def adding(dtype: str) -> Kernel:
     """Give the kernel that adds up what the blocks left, and stores a result of a type."""
-    threads = grid.THREADS
-    return kernel(
-        add_up,
-        {},
-        dtype,
-        threads,
-        groups.FOLDS,
-        **groups.flags(grid.WARP, threads, threads),
-    )
-
-
-# --- what patterns of rows have in common ---------------------------------------------------------
-
-
-def upstream_step(request: Request) -> int:
-    """How far the gradients from above of two rows are apart: 0 if it is one for all of them."""
-    return int(request.upstream is not None and any(request.upstream))
-
-
-def item_size(request: Request) -> int:
-    """Bytes of a stored number."""
-    return np.dtype(STORED[request.dtype]).itemsize
+    share = grid.share_elements(dtype, True)
+    build = functools.partial(runtime.written, runtime.add_up, dtype, share)
+    name = f"add_up_{dtype}_{share.threads}"
+    return kernel_of(name, dtype, share.threads, build, {"values": VALUE, **FIELDS}, NUMBERS)

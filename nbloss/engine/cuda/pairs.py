@@ -15,15 +15,14 @@ from nbloss.engine.cuda.launch import (
     SEEN,
     Launch,
     Stage,
-    item_size,
     ready,
     specialize,
-    upstream_step,
 )
 from nbloss.engine.launch import GRADIENT_SCALE, VALUE_SCALE, Request
 from nbloss.engine.memory import COMPUTED as COMPUTING
+from nbloss.engine.memory import STORED
 from nbloss.engine.patterns import pairs
-from nbloss.engine.patterns.common import VALUE
+from nbloss.engine.patterns.common import VALUE, step_of_upstream
 from nbloss.engine.patterns.pairs import (
     CLASS_STEP,
     CLASSES,
@@ -44,6 +43,18 @@ SORTING = 1
 WAITING = 4 * MOST_THREADS
 SHARED = 42 << 10  # bytes of shared memory, of the 48 kB that every device has, for a row
 MOST_MEMORY = 1 << 28  # bytes of other memory, for all blocks
+
+
+def leave(total, integers, scale, memory):
+    """Store the sum of all threads, or leave what a block has of it to be added up."""
+    total = scale * block_fold(add, total, memory)
+    if cuda.threadIdx.x == 0:
+        if cuda.gridDim.x == 1:
+            array_at(integers[VALUE], 1, STORAGE)[0] = narrow(total)
+        else:
+            before = integers[SURVEYORS]
+            left = array_at(integers[LEFT], before + integers[COUNT], COMPUTED)
+            left[before + cuda.blockIdx.x] = total
 
 
 def count_up(counts, place):
@@ -346,8 +357,9 @@ def prepare(request: Request) -> Launch | None:
         pairs.scalars(request),
         request,
         laid,
-        grid.Share(threads, threads, 1, False),
+        threads,
         helpers=(
+            leave,
             count_up,
             copied,
             sort,
@@ -359,11 +371,18 @@ def prepare(request: Request) -> Launch | None:
         LOCAL=local,
         SIZE=size,
         MEMORY_OF_BLOCK=memory,
-        UPSTREAM_STEP=upstream_step(request),
-        ITEM=item_size(request),
+        UPSTREAM_STEP=step_of_upstream(request),
+        ITEM=np.dtype(STORED[request.dtype]).itemsize,
     )
     blocks = grid.blocks(laid.rows, 1)
     if memory:
         blocks = max(1, min(blocks, MOST_MEMORY // memory))
     main = Stage(kernel, blocks)
-    return ready(request, pairs.value_shape(request), laid, main, memory=memory * blocks)
+    return ready(
+        request,
+        pairs.value_shape(request),
+        laid.integers,
+        laid.floats,
+        main,
+        memory=memory * blocks,
+    )

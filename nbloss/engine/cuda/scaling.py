@@ -5,42 +5,48 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine.cuda import grid, groups
-from nbloss.engine.cuda.compiler import kernel
+from nbloss.engine.cuda import grid, runtime
+from nbloss.engine.cuda.compiler import Kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
 from nbloss.engine.cuda.launch import Launch, Stage
-from nbloss.engine.patterns.common import times
 
-GRADIENT, FACTOR, SIZE = range(3)
+FIELDS = {"gradient": 0, "factor": 1, "size": 2, "keeps_zeros": 3}
 
 
-def multiply(integers, floats):
+def multiply(call, numbers):
     """Multiply all elements in place; by 1, which is what most steps of training do, none."""
-    size = integers[SIZE]
-    gradient = array_at(integers[GRADIENT], size, STORAGE)
-    factor = widen(array_at(integers[FACTOR], 1, STORAGE)[0])
-    if factor != COMPUTED(1.0):
-        place = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
-        while place < size:
-            gradient[place] = narrow(times(factor, widen(gradient[place])))
-            place += np.int64(cuda.gridDim.x) * THREADS
+    gradient = pointer(call.gradient, stored)
+    factor = widen(pointer(call.factor, stored)[0])
+    if factor != 1.0:
+        place = int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
+        while place < call.size:
+            x = widen(gradient[place])
+            if x != 0.0 or call.keeps_zeros == 0:
+                gradient[place] = narrow(factor * x)
+            place += int64(cuda.gridDim.x) * THREADS
+
+
+@functools.cache
+def multiplying(dtype: str) -> Kernel:
+    """Give the kernel for gradients of a type."""
+    share = grid.share_elements(dtype, True)
+    build = functools.partial(runtime.written, multiply, dtype, share)
+    return kernel_of(f"multiply_{dtype}", dtype, share.threads, build, FIELDS, {})
 
 
 @functools.lru_cache(maxsize=4096)
 def prepared(dtype: str, size: int, keeps_zeros: bool) -> Launch:
     """Prepare the kernel for so many elements of a type."""
     words = np.zeros(PARAMETERS, np.int64)
-    words[SIZE] = size
-    threads = grid.THREADS
-    flags = {**groups.flags(grid.WARP, threads, threads), "KEEPS_ZEROS": keeps_zeros}
-    made = kernel(multiply, {}, dtype, threads, (times,), **flags)
-    stage = Stage(made, grid.blocks(size, threads))
+    words[[FIELDS["size"], FIELDS["keeps_zeros"]]] = size, keeps_zeros
+    kernel = multiplying(dtype)
+    stage = Stage(kernel, grid.blocks(size, kernel.threads))
     return Launch(
         "",
         (),
         None,
         words,
-        places=np.array([GRADIENT, FACTOR]),
+        places=np.array([FIELDS["gradient"], FIELDS["factor"]]),
         sources=np.arange(2),
         offsets=np.zeros(2, np.int64),
         stages=(stage,),
@@ -57,7 +63,7 @@ def scale(xp: Any, gradients: list, factor: Any, keeps_zeros: bool = False) -> N
     gradients : list of array or None
     factor : array of a single number
     keeps_zeros : bool, optional
-        See :func:`nbloss.engine.patterns.common.keeps_zeros`.
+        Whether what is 0 stays 0, though the number be infinite.
     """
     for gradient in gradients:
         if gradient is not None:
