@@ -485,11 +485,37 @@ class Rows(_Threads):
             self(f"result += {text}{nothing}")
 
 
-def reach(spec: Spec) -> int:
-    """Say of how many operands a kernel reads whole rows; 1 as well if it writes them, else 0."""
-    writer = Rows(spec, Share(1, 1, 1, False), "")
-    roots = [x for walk in writer.schedule.walks for x in walk.roots]
-    return max(len(writer.along_row(roots)), int(bool(roots or writer.outputs)))
+# About how many instructions an operation comes to, where it is more than one.
+INSTRUCTIONS = {
+    "exp": 8,
+    "divide": 8,
+    "log": 25,
+    "expm1": 25,
+    "tanh": 25,
+    "log1p": 30,
+    "power": 110,
+}
+
+
+def reach(spec: Spec) -> tuple[int, int]:
+    """Say how much a kernel does along a row.
+
+    Returns
+    -------
+    tuple of int
+        Of how many operands it reads whole rows, at least 1 if it writes them, or else 0; and how
+        many instructions there are for a column, about.
+    """
+    kind = Rows if spec.formula.rowwise else Elements
+    writer = kind(spec, Share(1, 1, 1, False), "")
+    every = [walk.roots for walk in writer.schedule.walks]
+    roots = [x for own in every for x in own]
+    costs = (
+        sum(INSTRUCTIONS.get(x.op, 1) for x in ancestors(*own, along_rows=True)) for own in every
+    )
+    return max(len(writer.along_row(roots)), int(bool(roots or writer.outputs))), max(
+        costs, default=1
+    )
 
 
 def is_softmax(first: Walk, second: Walk) -> bool:

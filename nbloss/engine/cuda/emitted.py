@@ -19,13 +19,11 @@ def prepare(pattern: Any, request: Request) -> Launch | None:
     made: Work | None = pattern.work(request)
     if made is None:
         return None
-    rows = made.values["rows"]
     main, blocks = _stage(made.spec, made, made.weighs)
     survey = None
     if made.weighs:
         first, surveyors = _stage(made.survey, made)
         survey = Stage(first, min(surveyors, grid.SURVEYORS))
-    assert rows >= 0
     return ready(
         request,
         pattern.value_shape(request),
@@ -55,16 +53,16 @@ def _stage(spec: Spec, made: Work, weighs: str = "") -> tuple[Kernel, int]:
 def share_of(spec: Spec, values: dict[str, Any]) -> Share:
     """Choose how the work is shared among threads: by its shape alone."""
     rows, columns = values["rows"], values["columns"]
+    operands, cost = emit_cuda.reach(spec)
     if not spec.formula.rowwise:
-        return grid.share_elements(spec.dtype, rows == 1)
-    reach = emit_cuda.reach(spec)
-    if reach == 0:
+        return grid.share_elements(spec.dtype, rows == 1, cost)
+    if operands == 0:
         return grid.share(1)
     names = [name for name, kind in spec.arrays.items() if kind == "element"]
     lies_across = any(values[f"{n}_step"] > values[f"{n}_row_step"] > 0 for n in names)
     if spec.tiled or lies_across:
-        return grid.share_across(rows, columns, reach)
-    return grid.share(columns, reach)
+        return grid.share_across(rows, columns, operands, cost)
+    return grid.share(columns, operands, cost)
 
 
 @functools.lru_cache(maxsize=4096)
