@@ -17,7 +17,7 @@ from numpydoc.validate import validate
 import nbloss
 from cases import CASES, Case, split
 from nbloss import distances
-from nbloss.engine.distance import Distance, terms
+from nbloss.engine.distance import Distance
 from nbloss.engine.registry import LOSSES, Definition
 from nbloss.formula import derive, expression
 from nbloss.formula.evaluate import evaluate
@@ -53,30 +53,22 @@ def scalar(definition: Definition) -> Definition:
     return definition.of_distances or definition
 
 
-# The derivatives of cross entropy are those of a row, not of one class.
-OF_NUMBERS = [
-    definition
-    for definition in LOSSES.values()
-    if definition.name != "cross_entropy"
-    and (definition.pattern != "rows" or definition.of_distances is not None)
-]
+OF_NUMBERS = [d for d in LOSSES.values() if not d.symbolic.rowwise or d.of_distances is not None]
 
 
 @pytest.mark.parametrize("definition", OF_NUMBERS, ids=repr)
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
 def test_derivatives(definition: Definition, data: st.DataObject) -> None:
-    """Away from kinks, those of the function of numbers that CUDA's loops call are the value's."""
+    """Away from kinks, those of the function of numbers that loops over pairs call are right."""
     definition = scalar(definition)
     point = [data.draw(numbers) for _ in definition.operands]
     parameters = [abs(data.draw(numbers)) + 0.1 for _ in definition.parameters]
     places = [definition.operands.index(name) for name in definition.differentiable]
-    if definition.pattern == "classes":
-        places = [0]  # the score of the class
     assert_derivatives(definition.stated(), [*point, *parameters], places)
 
 
-@pytest.mark.parametrize("definition", [d for d in OF_NUMBERS if d.pattern != "classes"], ids=repr)
+@pytest.mark.parametrize("definition", OF_NUMBERS, ids=repr)
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
 def test_the_formula_takes_numbers(definition: Definition, data: st.DataObject) -> None:
@@ -89,27 +81,6 @@ def test_the_formula_takes_numbers(definition: Definition, data: st.DataObject) 
         value, *_ = definition.stated()(*point, *parameters)
         found = definition(*point, *absent, *parameters)
     np.testing.assert_allclose(found, value, rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("distance", DISTANCES, ids=repr)
-@given(data=st.data())
-@settings(max_examples=50, deadline=None)
-def test_derivatives_of_distances(distance: Distance, data: st.DataObject) -> None:
-    """Those of what a coordinate adds, and of the distance with respect to the sums."""
-    parameters = [abs(data.draw(numbers)) + 0.1 for _ in distance.parameters]
-    reduce, term, finish, count = terms(distance.formula)
-    assert reduce == {"chebyshev": "max", "closest_coordinate": "min"}.get(distance.name, "sum")
-    x, y = data.draw(numbers), data.draw(numbers)
-    for k in range(count):
-
-        def added(*point: float, k: int = k) -> Sequence[float]:
-            found = term(*point)
-            return found[k] if count > 1 else found
-
-        assert_derivatives(added, [x, y, *parameters], (0, 1))
-    if finish is not None:
-        sums = [abs(data.draw(numbers)) for _ in range(count)]
-        assert_derivatives(finish, [*sums, *parameters], range(count))
 
 
 ROWS = {
@@ -156,25 +127,6 @@ def test_derivatives_of_rows(kind: str, rng: np.random.Generator) -> None:
             (below,) = evaluated([graph.value], **{name: operands[name] - step})
             rise = np.broadcast_to((above - below) / (2 * STEP), (3, 1))[:, 0]
             np.testing.assert_allclose(slopes[:, column], rise, rtol=1e-6, atol=1e-8)
-
-
-def test_classes_of_cross_entropy_add_up_to_its_row(rng: np.random.Generator) -> None:
-    """CUDA's loops call the formula of a class; the CPU's are made from the formula of a row."""
-    score, share, weight = rng.normal(size=(3, 5)), rng.uniform(size=(3, 5)), np.ones(5)
-    log_sum_exp = np.log(np.exp(score).sum(-1, keepdims=True))
-    definition = LOSSES["cross_entropy"]
-    parts = definition(score, log_sum_exp, share, share.sum(-1, keepdims=True))
-    graph = definition.row_formulas[1].graph()
-    nodes = [expression.operand("input"), expression.operand("target")]
-    whole = evaluate(
-        [graph.value, *derive.slopes(graph, nodes, derive.ONE)],
-        {"input": score, "target": share, "weight": weight},
-        {},
-        5,
-    )
-    np.testing.assert_allclose(parts[0].sum(-1, keepdims=True), whole[0])
-    for part, slopes in zip(parts[1:], whole[1:], strict=True):
-        np.testing.assert_allclose(part, slopes)
 
 
 @pytest.mark.parametrize(

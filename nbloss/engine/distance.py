@@ -1,6 +1,5 @@
 """What a distance is, and the decorator by which users bring their own."""
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,8 +10,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from nbloss.formula import derive, expression, trace
-from nbloss.formula.expression import REDUCTIONS, FormulaError, Node, fail
+from nbloss.formula import expression, trace
+from nbloss.formula.expression import FormulaError, Node, fail
 from nbloss.formula.trace import Formula
 
 # The distances that there are, by what stands for them in a graph that can be stored.
@@ -181,47 +180,3 @@ def distance(function: Callable | None = None, **arguments: Any) -> Any:
     formula = replace(formula, parameters=parameters, options={})
     trace.check_uses(formula)  # mistakes are told now
     return Distance(formula, MappingProxyType(parameters))
-
-
-@functools.cache
-def terms(formula: Formula) -> tuple[str, Callable, Callable | None, int]:
-    """Take a distance apart, for kernels that walk over the coordinates themselves.
-
-    Returns
-    -------
-    tuple
-        How the terms of the coordinates come together ("sum", "max" or "min"). A function of two
-        coordinates and the parameters that gives ``(term, derivative by x, derivative by y)``, or a
-        tuple of such triples if there are several sums. A function of the sums and the parameters
-        that gives the distance and its derivative by each sum; None if the distance is the sum.
-        The number of sums.
-
-    Raises
-    ------
-    NotImplementedError
-        If the distance is of another form.
-    """
-    from nbloss.codegen import emit_scalar  # and Numba with it
-
-    graph = formula.graph()
-    every = expression.ancestors(graph.value)
-    sums = [x for x in every if x.op in REDUCTIONS]
-    nested = any(y in set(sums) for x in sums for y in expression.ancestors(*x.args))
-    along_row = any(x.op in ("width", "column", *expression.ROW_COMPOSITES) for x in every)
-    kinds = {x.op for x in sums}
-    if nested or along_row or len(kinds) != 1 or (len(sums) > 1 and kinds != {"sum"}):
-        raise NotImplementedError(
-            f"distance {formula.name} takes more than one walk along a row, for which there is no "
-            "CUDA kernel yet"
-        )
-    numbers = {expression.parameter(name): name for name in formula.parameters}
-    x, y = (expression.operand(name) for name in formula.operands)
-    of_coordinates = [[s.args[0], *derive.gradients(s.args[0], [x, y], derive.ONE)] for s in sums]
-    names = {x: "x", y: "y", **numbers}
-    term = emit_scalar.function(formula.name, names, *of_coordinates, titles=graph.names)
-    finish = None
-    if graph.value is not sums[0]:
-        names = {**{s: f"sum_{k}" for k, s in enumerate(sums)}, **numbers}
-        by_sums = derive.gradients(graph.value, sums, derive.ONE)
-        finish = emit_scalar.function(f"{formula.name}_of_sums", names, [graph.value, *by_sums])
-    return kinds.pop(), term, finish, len(sums)

@@ -5,10 +5,8 @@ formula is a formula of: one element, one class of a row, one pair, one coordina
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from nbloss.formula import derive, expression, finite_differences, trace
@@ -28,7 +26,7 @@ class Definition:
     name : str
         Name of the function in ``nbloss.functional``.
     formula : function
-        Plain Python over the primitives; returns the value.
+        Plain Python over the primitives; gives the value.
     symbolic : Formula
         The same for the compiler.
     pattern : str
@@ -77,14 +75,12 @@ class Definition:
     of_distances: "Definition | None" = None
 
     @functools.cache  # noqa: B019 (definitions are few, and live as long as their losses)
-    def stated(self, options: tuple[tuple[str, Any], ...] = ()) -> Callable[..., tuple]:
-        """Give the value and the derivatives of an element, as a function of numbers."""
-        if self.pattern == "classes":
-            return self.formula
+    def stated(self) -> Callable[..., tuple]:
+        """Give the value and the derivatives of an element or a pair, as a function of numbers."""
         from nbloss.codegen import emit_scalar  # and Numba with it
 
         absent = {n: 1.0 for n in self.symbolic.operands if n not in self.operands}
-        graph = self.symbolic.graph(**absent, **dict(options))
+        graph = self.symbolic.graph(**absent)
         names = dict(graph.names)
         operands = [expression.operand(name) for name in self.differentiable]
         slopes = derive.slopes(graph, operands, derive.ONE, names)
@@ -110,30 +106,6 @@ class Definition:
 
     def __repr__(self) -> str:
         return f"<{self.pattern} definition {self.name}>"
-
-
-def define(pattern: str, formula: Callable, module: str | None = None, **more: Any) -> Definition:
-    """Make a definition, and list it among the losses."""
-    arguments = inspect.signature(formula).parameters.values()
-    operands = formula_operands(formula)
-    fields = {
-        "operands": operands,
-        "parameters": MappingProxyType(
-            {a.name: float(a.default) for a in arguments if a.default is not a.empty}
-        ),
-        "differentiable": operands,
-        **more,
-    }
-    return listed(
-        Definition(
-            name=formula.__name__,
-            formula=formula,
-            symbolic=more["row_formulas"][0],
-            pattern=pattern,
-            module=module or camel_case(formula.__name__),
-            **fields,
-        )
-    )
 
 
 def listed(definition: Definition) -> Definition:
@@ -337,41 +309,46 @@ def with_derivative(symbolic: Formula, operands: tuple[str, ...]) -> tuple[str, 
     )
 
 
-def picked(
-    *, module: str | None = None, row_formulas: tuple[Formula, ...] = ()
+def classes(
+    *,
+    module: str,
+    of_probabilities: Callable | None = None,
+    saves_operands: bool = True,
+    sparse_gradient: bool = False,
 ) -> Callable[[Callable], Definition]:
-    """Define a loss by the formula of the one class of a row that the target names.
+    """Define a loss of class scores, which lie along the second dimension of several.
 
-    The formula takes the class's score and its weight, and returns the value and the derivative by
-    the score.
+    Parameters
+    ----------
+    module : str
+        Name of the class in ``nbloss.nn``.
+    of_probabilities : function, optional
+        The formula of a target that is a probability for each class; that of a label is decorated.
+    saves_operands, sparse_gradient : bool, optional
+        As in :class:`Definition`.
     """
-    return lambda formula: define(
-        "classes",
-        formula,
-        module,
-        differentiable=formula_operands(formula)[:1],
-        sparse_gradient=True,
-        row_formulas=row_formulas,
-    )
 
+    def decorated(function: Callable) -> Definition:
+        symbolic = trace.formula(function, True)
+        others = () if of_probabilities is None else (trace.formula(of_probabilities, True),)
+        names = tuple(name for name, kind in symbolic.operands.items() if kind != "index")
+        return listed(
+            Definition(
+                function.__name__,
+                function,
+                symbolic,
+                "classes",
+                names,
+                symbolic.parameters,
+                names[:1],
+                module,
+                saves_operands=saves_operands,
+                sparse_gradient=sparse_gradient,
+                row_formulas=(symbolic, *others),
+            )
+        )
 
-def normalized(
-    *, module: str | None = None, row_formulas: tuple[Formula, ...] = ()
-) -> Callable[[Callable], Definition]:
-    """Define a loss over the classes of a row, by the formula of one class.
-
-    The formula takes the class's score, the logarithm of the sum of the exponentials of all scores
-    of the row, the share of the target that falls to this class, and the sum of all shares. It
-    returns the value, the derivative of the row's loss by the score, and the one by the share.
-    """
-    return lambda formula: define(
-        "classes",
-        formula,
-        module,
-        differentiable=formula_operands(formula)[:1],
-        saves_operands=False,
-        row_formulas=row_formulas,
-    )
+    return decorated
 
 
 def pairwise(
@@ -429,9 +406,3 @@ def triplet(*, of_distances: Callable, module: str | None = None) -> Callable[..
         )
 
     return decorated
-
-
-def formula_operands(formula: Callable) -> tuple[str, ...]:
-    """Name the arguments of a formula that have no default."""
-    arguments = inspect.signature(formula).parameters.values()
-    return tuple(a.name for a in arguments if a.default is a.empty)
