@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.set_defaults(run=run)
         if name == "source":
             command.add_argument("name", help="the loss, such as huber_loss")
-            command.add_argument("--device", default="cpu", choices=["cpu"])
+            command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
             command.add_argument("--dtype", default="float32", choices=DTYPES)
             command.add_argument("--reduction", default="mean", choices=["mean", "sum", "none"])
         if name in ("info", "bench"):

@@ -23,7 +23,8 @@ def source(
     ----------
     loss : function
         A loss of nbloss, or one's own.
-    device : {"cpu"}, optional
+    device : {"cpu", "cuda"}, optional
+        For which device; none need be there.
     dtype : {"float32", "float64", "float16", "bfloat16"}, optional
         Type of the operands.
     reduction : {"mean", "sum", "none"}, optional
@@ -53,8 +54,8 @@ def source(
     >>> print(nbloss.source(nbloss.huber_loss).splitlines()[0])
     def huber_loss(call, numbers, chunk):
     """
-    if device != "cpu":
-        raise ValueError(f"device must be 'cpu', got {device!r}")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
     if not hasattr(loss, "build"):
         raise TypeError(f"loss must be a loss of nbloss, got {loss!r}")
     # Numba comes with these.
@@ -81,7 +82,12 @@ def source(
         upstream = pattern.spread(xp, np.ones(pattern.value_shape(problem)), problem)
     asked = request(xp, problem, problem.operands, wanted, value, upstream)
     # NumPy has no bfloat16, and the kernel is not run.
-    asked = replace(asked, dtype=dtype)
+    asked = replace(asked, dtype=dtype, on_device=device == "cuda")
+    if device == "cuda":
+        from nbloss.engine.cuda import emitted
+        from nbloss.engine.cuda import pairs as pairs_on_device
+
+        return pairs_on_device.source() if pattern is pairs else emitted.source(pattern, asked)
     if pattern is pairs:
         return pairs.source(asked)
     return emit_cpu.source(pattern.work(asked).spec)

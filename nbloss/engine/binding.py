@@ -16,7 +16,6 @@ import numba
 import numpy as np
 
 from nbloss.engine import elementary, primitives, scalars
-from nbloss.engine.unroll import unroll
 
 # Sums may be reordered in templates (they add up blocks) but not within definitions; neither may
 # assume that there is no NaN or infinity.
@@ -151,9 +150,9 @@ def specialize(
         "COMPUTED": dtype,
     }
     for helper in helpers:
-        unrolled = named(unroll(helper, names), suffix)
-        names[helper.__name__] = target.compiled(unrolled, TEMPLATE_MATH)
-    return named(unroll(template, names), suffix)
+        bound = named(rebind(helper, names), suffix)
+        names[helper.__name__] = target.compiled(bound, TEMPLATE_MATH)
+    return named(rebind(template, names), suffix)
 
 
 def compiled(function: Callable, math: set[str]) -> Callable:

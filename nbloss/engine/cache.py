@@ -26,7 +26,6 @@ import numba
 from numba.core import caching
 
 from nbloss._version import __version__
-from nbloss.engine.unroll import missing_source
 
 _CHECKSUM = hashlib.sha256
 # A link may lead to another user's file, and a pipe would block; Windows has neither flag, but
@@ -182,6 +181,14 @@ def write(path: Path, data: bytes) -> None:
 def _checksum(path: Path, data: bytes) -> bytes:
     """Tell damage, and a file under the name of another; it is no defence against anybody."""
     return _CHECKSUM(os.fsencode(path.name) + b"\0" + data).digest()
+
+
+def missing_source(module: str) -> RuntimeError:
+    """Make the error that an installation of nbloss without its source gives."""
+    return RuntimeError(
+        f"nbloss makes its kernels from its own source files, and finds none for {module}: "
+        "install it with its source (.py), not with the bytecode (.pyc) alone"
+    )
 
 
 @functools.cache

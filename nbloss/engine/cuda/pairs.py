@@ -6,6 +6,8 @@ shared memory if it fits. Counts are integers, so that the order of their atomic
 matter; where numbers are summed, the order is that of the threads.
 """
 
+import inspect
+
 import numpy as np
 
 from nbloss.engine.cuda import grid
@@ -251,8 +253,8 @@ def template(integers, floats):
     places = cuda.shared.array(THREADS, np.int64)
     if LOCAL:
         bounds = cuda.shared.array(SIZE, COMPUTED)
-        sums = cuda.shared.array(SIZE + 1, COMPUTED)
-        met = cuda.shared.array(SIZE + 1, np.int32)
+        sums = cuda.shared.array(AND_ONE, COMPUTED)
+        met = cuda.shared.array(AND_ONE, np.int32)
         times = cuda.shared.array(SIZE, np.int32)
         labels = cuda.shared.array(SIZE, np.int32)
     else:
@@ -284,34 +286,31 @@ def template(integers, floats):
             if not x < COMPUTED(np.inf) or (times[c] > 0 and not x > -COMPUTED(np.inf)):
                 unbounded = np.int64(1)
         unbounded = block_fold(larger, unbounded, places)
-        ordered = False
         half, levels = 1, 1
-        if HINGED:
-            while 2 * half <= count:
-                half *= 2
-                levels += 1
-            sorting = SORTING * levels * levels * (half + WAITING)
-            # Infinities and NaN have no order that would do.
-            ordered = unbounded == 0 and count * classes > SEARCHING * classes * levels + sorting
+        while 2 * half <= count:
+            half *= 2
+            levels += 1
+        sorting = SORTING * levels * levels * (half + WAITING)
+        # Infinities and NaN have no order that would do.
+        ordered = unbounded == 0 and count * classes > SEARCHING * classes * levels + sorting
         if ordered:
-            if HINGED:
-                value = by_order(
-                    score,
-                    step,
-                    labels,
-                    begin,
-                    count,
-                    half,
-                    classes,
-                    bounds,
-                    sums,
-                    met,
-                    times,
-                    memory,
-                    places,
-                    gradient,
-                    factor,
-                )
+            value = by_order(
+                score,
+                step,
+                labels,
+                begin,
+                count,
+                half,
+                classes,
+                bounds,
+                sums,
+                met,
+                times,
+                memory,
+                places,
+                gradient,
+                factor,
+            )
         else:
             value = by_pairs(
                 score, step, labels, begin, count, classes, bounds, times, gradient, factor
@@ -366,10 +365,11 @@ def prepare(request: Request) -> Launch | None:
             sum_up,
             below,
             by_pairs,
-            *((by_order,) if laid.flags["HINGED"] else ()),
+            by_order,
         ),
         LOCAL=local,
         SIZE=size,
+        AND_ONE=size + 1,
         MEMORY_OF_BLOCK=memory,
         UPSTREAM_STEP=step_of_upstream(request),
         ITEM=np.dtype(STORED[request.dtype]).itemsize,
@@ -386,3 +386,9 @@ def prepare(request: Request) -> Launch | None:
         main,
         memory=memory * blocks,
     )
+
+
+def source() -> str:
+    """Give the source of the kernel, which is written by hand."""
+    written = (copied, sort, sum_up, below, by_pairs, by_order, template)
+    return "\n\n".join(map(inspect.getsource, written))

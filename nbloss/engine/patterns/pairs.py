@@ -99,9 +99,7 @@ def template(integers, floats, chunk):
     # Memory to work in, in pieces of one number for each class, and one more. An odd number of
     # lines: pieces whole pages apart would meet in the same places of the cache.
     room = (classes // LINE + 1 | 1) * LINE
-    memory = allocate(
-        room * (8 + WIDTH * (8 if HINGED else 3) + ((12 + 4 * LANES) if HINGED else 0))
-    )
+    memory = allocate(room * (20 + WIDTH * 8 + 4 * LANES))
     if memory == 0:
         integers[FIRST_BAD] = NO_MEMORY
         return
@@ -113,19 +111,18 @@ def template(integers, floats, chunk):
     is_other = array_at(place, room, MASK)  # all bits of a class not among the row's labels
     place += WIDTH * room
     pull = array_at(place, room, COMPUTED)
-    if HINGED:
-        place += WIDTH * room
-        own_bounds = array_at(place, room, COMPUTED)
-        place += WIDTH * room
-        bounds = array_at(place, 2 * room, COMPUTED)
-        place += WIDTH * 2 * room
-        spare = array_at(place, 2 * room, COMPUTED)
-        place += WIDTH * 2 * room
-        bound_sums = array_at(place, room, np.float64)
-        place += 8 * room
-        below = array_at(place, room, np.uint32)
-        place += 4 * room
-        met = array_at(place, LANES * room, np.uint32)
+    place += WIDTH * room
+    own_bounds = array_at(place, room, COMPUTED)
+    place += WIDTH * room
+    bounds = array_at(place, 2 * room, COMPUTED)
+    place += WIDTH * 2 * room
+    spare = array_at(place, 2 * room, COMPUTED)
+    place += WIDTH * 2 * room
+    bound_sums = array_at(place, room, np.float64)
+    place += 8 * room
+    below = array_at(place, room, np.uint32)
+    place += 4 * room
+    met = array_at(place, LANES * room, np.uint32)
 
     total = 0.0
     for row in range(chunk * integers[PER_CHUNK], min(rows, (chunk + 1) * integers[PER_CHUNK])):
@@ -152,31 +149,28 @@ def template(integers, floats, chunk):
                 if count < classes
                 else -1
             )
-        if HINGED:
-            half, levels = 1, 1
-            while 2 * half <= count:
-                half *= 2
-                levels += 1
-            cost = integers[PER_SEARCH] * classes * levels + integers[PER_BOUND] * 2 * half
-            # Infinities and NaN have no order that would do.
-            if unbounded == 0 and count * classes > cost:
-                value = by_order(
-                    score,
-                    pull,
-                    own_labels,
-                    count,
-                    half,
-                    classes,
-                    length,
-                    own_bounds,
-                    bounds,
-                    spare,
-                    bound_sums,
-                    below,
-                    met,
-                )
-            else:
-                value = by_pairs(score, is_other, pull, own_labels, count, classes, length)
+        half, levels = 1, 1
+        while 2 * half <= count:
+            half *= 2
+            levels += 1
+        cost = integers[PER_SEARCH] * classes * levels + integers[PER_BOUND] * 2 * half
+        # Infinities and NaN have no order that would do.
+        if unbounded == 0 and count * classes > cost:
+            value = by_order(
+                score,
+                pull,
+                own_labels,
+                count,
+                half,
+                classes,
+                length,
+                own_bounds,
+                bounds,
+                spare,
+                bound_sums,
+                below,
+                met,
+            )
         else:
             value = by_pairs(score, is_other, pull, own_labels, count, classes, length)
         value = value / classes
@@ -231,7 +225,7 @@ def blocks(request: Request) -> Blocks | None:
         (scale, scale / max(classes, 1)),
         rows,
         classes,
-        {"WANTED": request.wanted[0], "HINGED": request.definition.hinge is not None},
+        {"WANTED": request.wanted[0]},
         class_step == 1,
         request.value,
     )
@@ -240,8 +234,7 @@ def blocks(request: Request) -> Blocks | None:
 def scalars(request: Request) -> dict[str, Any]:
     """Give the formulas that the templates call."""
     definition = request.definition
-    hinge = {} if definition.hinge is None else {"hinge": definition.hinge}
-    return {"loss": definition.stated(), **hinge}
+    return {"loss": definition.stated(), "hinge": definition.hinge}
 
 
 def prepare(request: Request) -> Launch | None:
@@ -250,13 +243,12 @@ def prepare(request: Request) -> Launch | None:
     if laid is None:
         return None
     keep, mask = KEEP[COMPUTING[request.dtype]]
-    hinged = laid.flags["HINGED"]
     worker = common.specialize(
         template,
         scalars(request),
         request,
         laid,
-        helpers=(by_pairs, *((in_order, count_below, by_order) if hinged else ())),
+        helpers=(by_pairs, in_order, count_below, by_order),
         keep=keep,
         LANES=LANES,
         MASK=mask,
