@@ -260,6 +260,17 @@ SHOWN: dict[str, Callable[[], str]] = {
     "cross_entropy_smoothed": lambda: nbloss.source(nbloss.cross_entropy, label_smoothing=0.1),
     "cross_entropy_spatial": lambda: nbloss.source(nbloss.cross_entropy, shape=(2, 3, 4)),
     "triplet_margin_loss": lambda: nbloss.source(nbloss.triplet_margin_loss, swap=True),
+    "huber_loss_cuda": lambda: nbloss.source(nbloss.huber_loss, device="cuda"),
+    "cross_entropy_cuda": lambda: nbloss.source(nbloss.cross_entropy, device="cuda"),
+    "cross_entropy_wide_cuda": lambda: nbloss.source(
+        nbloss.cross_entropy, device="cuda", shape=(8, 40_000)
+    ),
+    "nll_loss_spatial_cuda": lambda: nbloss.source(
+        nbloss.nll_loss, device="cuda", shape=(2, 3, 4)
+    ),
+    "triplet_margin_loss_cuda": lambda: nbloss.source(
+        nbloss.triplet_margin_loss, device="cuda", dtype="bfloat16", reduction="none"
+    ),
     "half": lambda: nbloss.source(nbloss.margin_ranking_loss, dtype="bfloat16", reduction="none"),
 }
 

@@ -11,9 +11,9 @@ import numba
 import numpy as np
 import pytest
 
+from nbloss.codegen.spec import FIRST_FIELD
 from nbloss.engine.cuda import launch
 from nbloss.engine.launch import INTEGERS
-from nbloss.engine.patterns import pointwise
 from nbloss.engine.patterns.common import VALUE
 
 pytestmark = [
@@ -61,16 +61,16 @@ def test_a_loss_and_its_gradient(driver: Path) -> None:
     name, blocks, threads, stream, *parameters = forward
     integers = [int(word) for word in parameters[:INTEGERS]]
     floats = [float(word) for word in parameters[INTEGERS:]]
-    assert name.startswith("nbloss_pointwise_elements_")
+    assert name.startswith("nbloss_huber_loss_")
     assert (int(threads), stream) == (256, "0xabc")
-    assert integers[pointwise.ROWS] * integers[pointwise.COLUMNS] == 30000
+    assert integers[FIRST_FIELD] * integers[FIRST_FIELD + 1] == 30000  # rows, columns
     assert integers[launch.COUNT] == int(blocks) == -(-30000 // 1024)
     assert all(integers[at] for at in (VALUE, launch.LEFT, launch.ERRORS, launch.SEEN))
     assert np.allclose(floats[:3], [1 / 30000, 1 / 30000, 1.0], rtol=1e-6)
-    assert add_up[0].startswith("nbloss_launch_add_up_")
+    assert add_up[0].startswith("nbloss_add_up_float32")
     assert add_up[1] == "1"
     assert add_up[4:] == parameters
-    assert multiply[0].startswith("nbloss_scaling_multiply_")
+    assert multiply[0].startswith("nbloss_multiply_float32")
 
 
 def test_torchs_own_switch_has_each_call_wait(driver: Path) -> None:

@@ -189,6 +189,9 @@ def plus(x: Node, y: Node) -> Node:
     if [f.key for f in same] == [f.key for f in also]:
         return times(number(a + b), *same)
     common = Counter(same) & Counter(also)
+    of_row = [f for f in (Counter(same) | Counter(also)) - common if COLUMN not in f.varies]
+    if of_row:  # outside of the loop, what the row has is better multiplied by these
+        common = Counter({f: n for f, n in common.items() if COLUMN in f.varies})
     if common and COLUMN in (x.varies | y.varies):
         rest = (Counter(own) - common for own in (same, also))
         terms = (times(number(c), *own.elements()) for c, own in zip((a, b), rest, strict=True))
