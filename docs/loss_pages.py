@@ -223,19 +223,24 @@ COMPILED = {
 }
 # The arguments of nbloss.source whose kernels a page shows, as they are written, by pattern or by
 # loss.
-MEAN = ""
+MEAN, ON_CUDA = "", ', device="cuda"'
 KERNELS: dict[str, dict[str, str]] = {
     "pointwise": {
         MEAN: "a mean and its gradients, in float32",
+        ON_CUDA: "the same on CUDA",
         ', reduction="none"': "the gradients of each value, times `grad_output`",
         ', dtype="float16", gradients=False': "a mean alone, in float16",
     },
     "classes": {
         MEAN: "a mean and its gradient, in float32",
+        ON_CUDA: "the same on CUDA",
         ", shape=(8, 16, 32)": "scores of shape (N, C, d1), a tile of rows at a time",
     },
-    "pairs": {MEAN: "the loops over pairs, and those over sorted labels"},
-    "rows": {MEAN: "a mean and its gradients, in float32"},
+    "pairs": {
+        MEAN: "the loops over pairs, and those over sorted labels",
+        ON_CUDA: "the same on CUDA",
+    },
+    "rows": {MEAN: "a mean and its gradients, in float32", ON_CUDA: "the same on CUDA"},
     "cross_entropy": {
         ", label_smoothing=0.1": "with label smoothing",
     },

@@ -265,9 +265,7 @@ SHOWN: dict[str, Callable[[], str]] = {
     "cross_entropy_wide_cuda": lambda: nbloss.source(
         nbloss.cross_entropy, device="cuda", shape=(8, 40_000)
     ),
-    "nll_loss_spatial_cuda": lambda: nbloss.source(
-        nbloss.nll_loss, device="cuda", shape=(2, 3, 4)
-    ),
+    "nll_loss_spatial_cuda": lambda: nbloss.source(nbloss.nll_loss, device="cuda", shape=(2, 3, 4)),
     "triplet_margin_loss_cuda": lambda: nbloss.source(
         nbloss.triplet_margin_loss, device="cuda", dtype="bfloat16", reduction="none"
     ),
