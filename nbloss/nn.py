@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn
 
 from nbloss import functional as F
-from nbloss.engine.registry import LOSSES, ON_REPLACEMENT, Definition
+from nbloss.engine.registry import LOSSES, ON_REPLACEMENT, Definition, is_built_in
 
 if TYPE_CHECKING:  # what an editor and a type checker know of them: the classes that they inherit
     from torch.nn import CrossEntropyLoss as CrossEntropyLoss
@@ -89,7 +89,7 @@ def _restored(module: str, name: str) -> torch.nn.Module:
 
 def _module(definition: Definition) -> type[torch.nn.Module]:
     name = definition.module
-    if definition.name in F.TORCH_LOSSES:
+    if is_built_in(definition) and hasattr(torch.nn, definition.module):
         module = _derived(name, getattr(torch.nn, name))
     else:
         module = _own(name, definition)

@@ -11,7 +11,6 @@ import numpy as np
 
 from nbloss.bridge import arrays
 from nbloss.bridge.arrays import FLOATS, distance, is_floating, measured
-from nbloss.bridge.refusal import Unserved
 from nbloss.engine import buffers
 from nbloss.engine import threads as engine_threads
 from nbloss.engine.problem import Problem
@@ -174,9 +173,6 @@ def as_given(x: np.ndarray, like: Any) -> Any:
     return x
 
 
-# --- calls --------------------------------------------------------------------------------------
-
-
 def is_on_device(x: Any) -> bool:
     """Whether something is an array in the memory of a CUDA device."""
     if type(x) is np.ndarray or not hasattr(x, "__dlpack_device__"):
@@ -186,42 +182,3 @@ def is_on_device(x: Any) -> bool:
 
 # A device's own memory, and memory that it shares with the processor.
 CUDA_OF_DLPACK = (2, 13)
-
-
-def bridge_of(first: Any) -> Any:
-    """Give the module that knows arrays like the first of a call."""
-    if not is_on_device(first):
-        return THIS
-    from nbloss.engine.cuda import compiler
-
-    compiler.require("13")
-    try:
-        from nbloss.bridge import cupy
-    except ModuleNotFoundError as error:
-        raise ImportError(CUPY_MISSING) from error
-    return cupy
-
-
-CUPY_MISSING = (
-    "nbloss needs CuPy for arrays on a CUDA device, which is not installed; "
-    "run: pip install cupy-cuda13x"
-)
-
-
-def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
-    """Compute the loss of a public function: an array, or a NumPy scalar, as NumPy would give."""
-    from nbloss.engine.evaluate import forward  # imports Numba, which takes its time
-
-    first = arguments[0] if arguments else named.get(function.leading)
-    xp = bridge_of(first)
-    problem = built(xp, function, arguments, named)
-    value, _ = forward(xp, problem, (False,) * len(problem.operands))
-    return xp.as_given(value[()], first)
-
-
-def built(xp: Any, function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
-    """Check the arguments of a public function; raise what is wrong with them."""
-    try:
-        return xp.on_one_device(function.build(xp, *arguments, **named))
-    except Unserved as refusal:
-        raise refusal.error from None

@@ -18,14 +18,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-from nbloss import functional
 from nbloss.bridge import composite, originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
 from nbloss.engine.distance import Distance, recall
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
-from nbloss.engine.registry import LOSSES
+from nbloss.engine.registry import FUNCTIONS, LOSSES
 from nbloss.losses.distances import lp
 
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
@@ -310,6 +309,5 @@ def as_given(name: str, problem: Problem, gradients: Sequence, given: tuple) -> 
     return found
 
 
-for _name in tuple(LOSSES):
-    _function = getattr(functional, _name)
-    define(_function)  # unless it was made just now, and defined with it
+for _function in tuple(FUNCTIONS.values()):
+    define(_function)  # others are when they are made

@@ -7,12 +7,12 @@ import torch
 
 from nbloss.bridge import sharded
 from nbloss.engine.distance import Distance
-from nbloss.functional import TORCH_LOSSES
+from nbloss.engine.registry import built_in
 
 # As they are before anybody puts others in their place.
 ORIGINALS = {
     name: getattr(torch.nn.functional, name)
-    for name in TORCH_LOSSES
+    for name in built_in()
     if hasattr(torch.nn.functional, name)
 }
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from nbloss.engine.distance import Distance
-from nbloss.engine.registry import LOSSES
-from nbloss.functional import TORCH_LOSSES
+from nbloss.engine.registry import LOSSES, built_in
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 MEASURED = (2, 13)
@@ -25,7 +24,7 @@ MEASURED = (2, 13)
 # The arguments of torch's functions in their order.
 PARAMETERS = {
     name: tuple(inspect.signature(getattr(torch.nn.functional, name)).parameters)
-    for name in TORCH_LOSSES
+    for name in built_in()
     if hasattr(torch.nn.functional, name)
 }
 

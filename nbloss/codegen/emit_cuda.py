@@ -8,6 +8,7 @@ strip of all threads of a row holds the whole row, it is read but once and stays
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from nbloss.codegen.emit import Fold, Writer
 from nbloss.codegen.spec import GRADIENT_FACTOR, Spec, identifier
@@ -212,7 +213,7 @@ class Elements(_Threads):
 
     def row(self) -> None:
         walks = self.schedule.walks
-        folds = [self.fold(x, "result", "") for walk in walks for x in walk.reductions]
+        folds: list[Fold] = [self.fold(x, "result", "") for walk in walks for x in walk.reductions]
         for fold in folds:
             fold.partial = "result"  # of all elements of the thread
         self.body([store for walk in walks for store in walk.stores], folds)
@@ -439,7 +440,8 @@ class Rows(_Threads):
         """
         for walk in (largest, sums):
             self.per_row([self.assign(x) for x in walk.names], walk.names)
-        top, *totals = (*self.folds(largest), *self.folds(sums))
+        folds: list[Any] = [*self.folds(largest), *self.folds(sums)]
+        top, *totals = folds
         self(*(f"{fold.partial} = {fold.start}" for fold in (top, *totals)))
         names = self.along_row([*largest.roots, *sums.roots])
         with self._strips(names):

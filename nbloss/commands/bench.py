@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbloss.commands import samples
+from nbloss import samples
 from nbloss.commands.info import has_torch
 from nbloss.engine.registry import LOSSES, Definition
 

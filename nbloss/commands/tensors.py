@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from nbloss import functional
-from nbloss.commands.samples import Sample
 from nbloss.engine.registry import Definition
+from nbloss.samples import Sample
 
 
 def devices() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from nbloss.commands import samples
+from nbloss import samples
 from nbloss.commands.info import has_torch
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ from nbloss.formula import derive, expression, finite_differences, trace
 from nbloss.formula.trace import Formula
 
 LOSSES: dict[str, "Definition"] = {}
+# The public functions, by the names of their losses; nbloss.functional makes them.
+FUNCTIONS: dict[str, Callable] = {}
 # Called with a definition that another one takes the place of.
 ON_REPLACEMENT: list[Callable[["Definition"], None]] = []
 
@@ -133,6 +135,11 @@ def listed(definition: Definition) -> Definition:
 def is_built_in(definition: Definition) -> bool:
     """Whether a definition is one of those in :mod:`nbloss.losses`."""
     return definition.formula.__module__.startswith("nbloss.losses.")
+
+
+def built_in() -> tuple[str, ...]:
+    """Name the losses of nbloss; those that torch has as well have torch's contract."""
+    return tuple(name for name, definition in LOSSES.items() if is_built_in(definition))
 
 
 def variant(definition: Definition, name: str, module: str) -> Definition:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import nbloss.losses  # noqa: F401 (fills the registry)
-from nbloss.engine.registry import LOSSES, ON_REPLACEMENT
+from nbloss.engine.distance import MEASURE_TENSORS, Distance
+from nbloss.engine.registry import FUNCTIONS, LOSSES, ON_REPLACEMENT, Definition
 from nbloss.functional import face
 from nbloss.functional.classification import cross_entropy, nll_loss
 from nbloss.functional.multilabel import multilabel_margin_loss, multilabel_soft_margin_loss
@@ -30,10 +31,6 @@ __all__ = [
 ]
 
 
-# Those that have torch's contract: its name, its arguments and what it does with them.
-TORCH_LOSSES = tuple(__all__)
-
-
 def __getattr__(name: str) -> Callable[..., Any]:
     """Make the function of a loss that has been defined elsewhere, when it is first asked for."""
     if name not in LOSSES:
@@ -45,7 +42,19 @@ def __getattr__(name: str) -> Callable[..., Any]:
     return function
 
 
-ON_REPLACEMENT.append(lambda definition: globals().pop(definition.name, None))
+def _forget(definition: Definition) -> None:
+    globals().pop(definition.name, None)
+    FUNCTIONS.pop(definition.name, None)
+
+
+def _measure_tensors(distance: Distance, x: Any, y: Any) -> Any:
+    from nbloss.bridge.composite import measured  # and torch with it
+
+    return measured(distance, x, y)
+
+
+ON_REPLACEMENT.append(_forget)
+MEASURE_TENSORS[:] = [_measure_tensors]
 for _name in LOSSES:
     if _name not in globals():
         globals()[_name] = face.default(LOSSES[_name])

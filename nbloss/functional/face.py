@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from nbloss.bridge.refusal import refuse
 from nbloss.engine.problem import FormulaOptions, Problem
-from nbloss.engine.registry import Definition
+from nbloss.engine.registry import FUNCTIONS, Definition
 from nbloss.formula.trace import Formula
 from nbloss.functional import contract
 
@@ -27,7 +27,7 @@ def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
     if kind == "tensors":
         from nbloss.bridge.routes import call
     else:
-        from nbloss.bridge.numpy import call
+        from nbloss.bridge.array_calls import call
     BRIDGES[kind] = call
     return call
 
@@ -62,6 +62,7 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     function.leading = leading  # type: ignore[attr-defined]
     function.__prepare_scriptable__ = lambda: scriptable(function)  # type: ignore[attr-defined]
     function.__module__ = "nbloss.functional"
+    FUNCTIONS[function.__name__] = function
     return function
 
 

@@ -391,4 +391,4 @@ def prepare(request: Request) -> Launch | None:
 def source() -> str:
     """Give the source of the kernel, which is written by hand."""
     written = (copied, sort, sum_up, below, by_pairs, by_order, template)
-    return "\n\n".join(map(inspect.getsource, written))
+    return "\n\n".join(inspect.getsource(function) for function in written)
