@@ -27,7 +27,7 @@ def test_first_call(benchmark: BenchmarkFixture, loss: str, contender: str, tmp_
 
     def first_call() -> float:
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), contender, loss],
+            [sys.executable, str(SCRIPT), "--once", contender, loss],
             env={**os.environ, **caches},
             check=True,
             capture_output=True,

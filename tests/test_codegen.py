@@ -16,8 +16,8 @@ from formulas import COLUMNS, PARAMETERS, ROWS, formulas, operands
 from nbloss.codegen import compile as compiling
 from nbloss.codegen import emit_cpu, layout, runtime
 from nbloss.codegen.spec import GRAD_OUTPUT, RESERVED, Spec, identifier
+from nbloss.engine.driver import run_chunks
 from nbloss.engine.launch import FLOATS, INTEGERS
-from nbloss.engine.memory import call_worker
 from nbloss.engine.registry import LOSSES
 from nbloss.formula import derive, expression
 from nbloss.formula.evaluate import evaluate
@@ -28,8 +28,7 @@ SCALE = 0.5
 
 @numba.njit
 def run(kernel, integers, floats, chunks):
-    for chunk in range(chunks):
-        call_worker(kernel, integers, floats, chunk)
+    run_chunks(0, kernel, integers, floats, chunks)
 
 
 class Memory:

@@ -114,17 +114,26 @@ def _interpreted_offset(pointer: Pointer, count: int) -> Pointer:
     return type(pointer)(pointer.address + count * pointer.dtype.itemsize, pointer.dtype)
 
 
-@numba.njit(forceinline=True)
-def _fetch(pointer, count):
-    memory.fetch(_address(pointer, count))
-
-
 @intrinsic
-def _address(typingctx, pointer, count):
-    def codegen(context, builder, signature, given):
-        return builder.ptrtoint(builder.gep(given[0], [given[1]]), ir.IntType(64))
+def _fetch(typingctx, pointer, count):
+    """Have the first lines of memory so many numbers on brought near the processor.
 
-    return types.int64(pointer, count), codegen
+    What comes next the processor brings by itself, but only to the end of a page; the first lines
+    of each page are waited for. Any address will do, even one that nothing lies at.
+    """
+
+    def codegen(context, builder, signature, given):
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read, to_keep, data = (ir.Constant(word, number) for number in (0, 3, 1))
+        first = builder.bitcast(builder.gep(given[0], [given[1]]), byte)
+        for line in range(4):
+            address = builder.gep(first, [ir.Constant(word, 64 * line)])
+            builder.call(function, [address, to_read, to_keep, data])
+        return context.get_dummy_value()
+
+    return types.void(pointer, count), codegen
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -256,6 +265,11 @@ def _nan_last(rank: Any, real: Any, last: Any) -> Any:
     return numba.njit(forceinline=True)(ranked)
 
 
+def _inlined(function: Any) -> Any:
+    """Have a function compiled into what calls it; a type is an instruction already."""
+    return function if isinstance(function, type) else numba.njit(forceinline=True)(function)
+
+
 @functools.cache
 def names(dtype: str) -> dict[str, Any]:
     """Give what the names in a source mean, for kernels of a type."""
@@ -285,8 +299,8 @@ def names(dtype: str) -> dict[str, Any]:
         **INSTRUCTIONS,
         "rank_nan_high": _nan_last(rank, real, high),
         "rank_nan_low": _nan_last(rank, real, low),
-        "widen": numba.njit(forceinline=True)(memory.WIDEN[dtype]),
-        "narrow": numba.njit(forceinline=True)(memory.NARROW[dtype]),
+        "widen": _inlined(memory.WIDEN[dtype]),
+        "narrow": _inlined(memory.NARROW[dtype]),
         **WORDS[real],
     }
 

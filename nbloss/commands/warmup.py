@@ -44,16 +44,13 @@ def run(console: "Console", options: argparse.Namespace) -> int:
 def calls(dtypes: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Call every loss as it is called in training, in each type and with each reduction.
 
-    Each is called on a few rows and on so many that it runs in parallel, which takes two drivers.
+    A few rows will do: many are done by the same machine code.
     """
     from nbloss import functional, gradients
-    from nbloss.engine.launch import PARALLEL_FROM
-    from nbloss.engine.patterns.classes import CLEARED
     from nbloss.engine.registry import LOSSES
 
-    rows = CLEARED * PARALLEL_FROM // CLASSES + 1
     for dtype, reduction, (name, definition) in product(dtypes, ("mean", "none"), LOSSES.items()):
-        chosen = samples.sample(definition, rows, CLASSES)
+        chosen = samples.sample(definition, FEW, CLASSES)
         function = getattr(functional, name)
         title = f"{name} {dtype} {reduction}"
         if has_torch():
@@ -65,8 +62,7 @@ def calls(dtypes: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def _on_arrays(function: Callable, arrays: list[Any], reduction: str) -> Callable[[], Any]:
     def call() -> None:
-        for rows in (FEW, None):
-            function(*(x[:rows] for x in arrays), reduction=reduction)
+        function(*arrays, reduction=reduction)
 
     return call
 
@@ -81,7 +77,7 @@ def _on_tensors(
 
     def call() -> None:
         # Without a gradient, with that of the first operand, and with all.
-        for rows, wanted in product((FEW, None), sorted({0, 1, floating})):
-            tensors.call(function, [x[:rows] for x in operands], reduction, wanted)
+        for wanted in sorted({0, 1, floating}):
+            tensors.call(function, operands, reduction, wanted)
 
     return call

@@ -24,6 +24,7 @@ from typing import Any
 
 import numba
 from numba.core import caching
+from numba.core.runtime import rtsys
 
 from nbloss._version import __version__
 
@@ -276,7 +277,11 @@ class _KernelCache(caching.Cache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            # Machine code needs Numba's runtime, and not all that Numba knows how to compile, which
+            # the method of the base class imports first.
+            rtsys.initialize(target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
         except Exception:  # a file cut short or of another make: compile again, and replace it
             with contextlib.suppress(OSError):
                 self.flush()

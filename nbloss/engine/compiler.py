@@ -19,7 +19,7 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 
-from nbloss.engine import binding, cache, forks
+from nbloss.engine import binding, cache, forks, memory
 
 _SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.float64), types.int64)
 BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)
@@ -103,6 +103,8 @@ def _compile(
         name: _helper(flag) if isinstance(flag, FunctionType) else flag
         for name, flag in flags.items()
     }
+    if not numba.config.DISABLE_JIT:
+        names |= memory.INSTRUCTIONS
     bound = binding.specialize(template, scalars, dtype, helpers, names, suffix, binding.CPU)
     if numba.config.DISABLE_JIT:
         return bound

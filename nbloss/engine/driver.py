@@ -2,6 +2,10 @@
 
 How the work is cut into chunks depends on its shape alone, and each chunk writes only what is its
 own: results are the same to the bit for any number of threads.
+
+The driver is compiled in the first call of a process, and waited for: it is written in few and
+simple words. Numba's ``prange`` would take a second to compile; what it comes down to, a call of
+the threading layer, is made here.
 """
 
 import functools
@@ -10,89 +14,161 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from nbloss.engine import binding, cache, compiler, launch, threads
-from nbloss.engine.launch import Launch
-from nbloss.engine.memory import array_at, call_worker
+from nbloss.engine import binding, cache, compiler, memory, threads
+from nbloss.engine.launch import (
+    COMBINATIONS,
+    COMBINER,
+    FIRST_BAD,
+    FIRST_FLOAT,
+    FIRST_INTEGER,
+    FIRST_SLOT,
+    FLOATS,
+    GATHER,
+    GRADIENT_SCALE,
+    INTEGERS,
+    NO_MEMORY,
+    PARTIALS,
+    POOL,
+    SLOTS,
+    SUMS,
+    WALK,
+    WALKS,
+    WORKER,
+    WORKS,
+    Launch,
+)
+from nbloss.engine.memory import allocate, pointer, release
 
 # Chunks of labels that take longer to survey alone than it takes to wake the threads.
 MANY_WALKS = 4
+WORD = ir.IntType(64)
+PLACE = WORD.as_pointer()
+BYTES = ir.IntType(8).as_pointer()
 
 
-def _blocks(record, scale, addresses):
-    """Copy a record's blocks for one call, with the addresses in their places.
+def _part(module: ir.Module) -> ir.Function:
+    """Write the function that a thread runs: a worker over its part of the chunks.
 
-    They lie in one piece of memory together with the partial sums, and live as long as any of them.
+    It is called as the layers call the kernels of ``guvectorize``: with addresses that have been
+    moved on by so many steps as there are parts before, and with the number of parts to do.
     """
-    plan = array_at(record, launch.RECORD, np.int64)
-    memory = np.empty(launch.INTEGERS + launch.FLOATS + plan[launch.SUMS], np.int64)
-    block = memory[: launch.INTEGERS]
-    for i in range(launch.INTEGERS):
-        block[i] = plan[launch.FIRST_INTEGER + i]
-    for i in range(plan[launch.SLOTS]):
-        place = plan[launch.FIRST_SLOT + 2 * i]
-        block[place] = addresses[plan[launch.FIRST_SLOT + 2 * i + 1]]
-    stored = array_at(record + 8 * launch.FIRST_FLOAT, launch.FLOATS, np.float64)
-    floats = memory[launch.INTEGERS : launch.INTEGERS + launch.FLOATS].view(np.float64)
-    for i in range(launch.FLOATS):
+    name = "nbloss_part"
+    if name in module.globals:
+        return module.globals[name]
+    kind = ir.FunctionType(ir.VoidType(), [PLACE, PLACE, PLACE, PLACE])
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block())
+    addresses, counts, _, work = function.args
+    worker, integers, floats, chunks, parts = (
+        builder.load(cgutils.gep(builder, work, k)) for k in range(5)
+    )
+    first = builder.sub(builder.load(addresses), integers)
+    ends = first, builder.add(first, builder.load(counts))
+    start, stop = (builder.sdiv(builder.mul(end, chunks), parts) for end in ends)
+    worker = builder.inttoptr(worker, ir.FunctionType(ir.VoidType(), [WORD] * 3).as_pointer())
+    with cgutils.for_range_slice(builder, start, stop, WORD(1)) as (chunk, _):
+        builder.call(worker, [integers, floats, chunk])
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def run_chunks(typingctx, pool, worker, integers, floats, chunks):
+    """Run a compiled worker over its chunks: alone, or on the threads of the layer at `pool`.
+
+    At `pool` lie the addresses of the layer's function that runs parts on threads, and of the one
+    that says how many threads there are.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        pool, worker, integers, floats, chunks = arguments
+        part = _part(builder.module)
+        block = [cgutils.alloca_once(builder, WORD, size=size) for size in (5, 1, 1, 1)]
+        work, addresses, counts, steps = block
+        for k, value in enumerate((worker, integers, floats, chunks)):
+            builder.store(value, cgutils.gep(builder, work, k))
+        parts = cgutils.gep(builder, work, 4)
+        builder.store(integers, addresses)
+        builder.store(WORD(1), steps)
+        alone = builder.icmp_signed("==", pool, WORD(0))
+        with builder.if_else(alone) as (then, otherwise):
+            with then:
+                builder.store(WORD(1), parts)
+                builder.store(WORD(1), counts)
+                builder.call(part, [addresses, counts, steps, work])
+            with otherwise:
+                functions = builder.inttoptr(pool, PLACE)
+                run, ask = (builder.load(cgutils.gep(builder, functions, k)) for k in range(2))
+                kind = ir.FunctionType(ir.IntType(32), []).as_pointer()
+                count = builder.sext(builder.call(builder.inttoptr(ask, kind), []), WORD)
+                builder.store(count, parts)
+                builder.store(count, counts)
+                kind = ir.FunctionType(ir.VoidType(), [BYTES] * 5 + [WORD] * 3).as_pointer()
+                given = [builder.bitcast(x, BYTES) for x in (part, addresses, counts, steps, work)]
+                builder.call(builder.inttoptr(run, kind), [*given, WORD(0), WORD(1), count])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), codegen
+
+
+def _drive(record, scale, addresses):
+    """Copy a record's blocks for one call, with the addresses in their places, and run its stages.
+
+    The blocks lie in one piece of memory together with the partial sums.
+    """
+    plan = pointer(record, np.int64)
+    place = allocate(8 * (INTEGERS + FLOATS + plan[SUMS]))
+    if place == 0:
+        return NO_MEMORY
+    numbers = place + 8 * INTEGERS
+    block, floats = pointer(place, np.int64), pointer(numbers, np.float64)
+    for i in range(INTEGERS):
+        block[i] = plan[FIRST_INTEGER + i]
+    for i in range(FIRST_SLOT, FIRST_SLOT + 2 * plan[SLOTS], 2):
+        block[plan[i]] = addresses[plan[i + 1]]
+    block[PARTIALS] = numbers + 8 * FLOATS
+    stored = pointer(record + 8 * FIRST_FLOAT, np.float64)
+    for i in range(FLOATS):
         floats[i] = stored[i]
-    floats[launch.GRADIENT_SCALE] *= scale
-    sums = memory[launch.INTEGERS + launch.FLOATS :]
-    block[launch.PARTIALS] = sums.ctypes.data
-    return plan, block, floats
-
-
-def _serial(record, scale, addresses):
-    plan, block, floats = blocks(record, scale, addresses)
-    integers, numbers = block.ctypes.data, floats.ctypes.data
-    if plan[launch.WALKS] > 0:
-        for chunk in range(plan[launch.WALKS]):
-            call_worker(plan[launch.WALK], integers, numbers, chunk)
-        call_worker(plan[launch.GATHER], integers, numbers, 0)
-    bad = block[launch.FIRST_BAD]
-    if bad < 0:
-        for chunk in range(plan[launch.WORKS]):
-            call_worker(plan[launch.WORKER], integers, numbers, chunk)
-        for chunk in range(plan[launch.COMBINATIONS]):
-            call_worker(plan[launch.COMBINER], integers, numbers, chunk)
-    return block[launch.FIRST_BAD] + 0 * floats.size  # keeps them alive until here
-
-
-def _parallel(record, scale, addresses):
-    plan, block, floats = blocks(record, scale, addresses)
-    integers, numbers = block.ctypes.data, floats.ctypes.data
-    walk, worker = plan[launch.WALK], plan[launch.WORKER]
-    walks = plan[launch.WALKS]
-    if walks > 0:
-        if walks < MANY_WALKS:
-            for chunk in range(walks):
-                call_worker(walk, integers, numbers, chunk)
-        else:
-            for chunk in numba.prange(walks):
-                call_worker(walk, integers, numbers, chunk)
-        call_worker(plan[launch.GATHER], integers, numbers, 0)
-    bad = block[launch.FIRST_BAD]
-    if bad < 0:
-        for chunk in numba.prange(plan[launch.WORKS]):
-            call_worker(worker, integers, numbers, chunk)
-        for chunk in range(plan[launch.COMBINATIONS]):
-            call_worker(plan[launch.COMBINER], integers, numbers, chunk)
-    return block[launch.FIRST_BAD] + 0 * floats.size
+    floats[GRADIENT_SCALE] *= scale
+    pool = plan[POOL]
+    if plan[WALKS] > 0:
+        shared = pool if plan[WALKS] >= MANY_WALKS else 0
+        run_chunks(shared, plan[WALK], place, numbers, plan[WALKS])
+        run_chunks(0, plan[GATHER], place, numbers, 1)
+    if block[FIRST_BAD] < 0:
+        run_chunks(pool, plan[WORKER], place, numbers, plan[WORKS])
+        run_chunks(0, plan[COMBINER], place, numbers, plan[COMBINATIONS])
+    bad = block[FIRST_BAD]
+    release(place)
+    return bad
 
 
 def _interpreted(ready: Launch, scale: float, addresses: tuple[int, ...]) -> int:
     """Do the same without Numba, for workers that are plain Python."""
-    _, block, floats = _blocks(ready.address, scale, addresses)
+    plan = ready.record
+    block = plan[FIRST_INTEGER:FIRST_FLOAT].copy()
+    slots = plan[FIRST_SLOT : FIRST_SLOT + 2 * plan[SLOTS]]
+    block[slots[::2]] = np.take(addresses, slots[1::2])
+    floats = plan[FIRST_FLOAT:].view(np.float64).copy()
+    floats[GRADIENT_SCALE] *= scale
+    sums = np.empty(plan[SUMS])
+    block[PARTIALS] = sums.ctypes.data
     with np.errstate(all="ignore"):
         for stage in (ready.survey, ready.main):
             for chunk in range(stage.pieces):
                 stage.worker(block, floats, chunk)
             for chunk in range(stage.combinations):
                 stage.combiner(block, floats, chunk)
-            if block[launch.FIRST_BAD] >= 0:
+            if block[FIRST_BAD] >= 0:
                 break
-    return int(block[launch.FIRST_BAD])
+    return int(block[FIRST_BAD])
 
 
 # The machine code lives as long as the object that holds it.
@@ -100,13 +176,11 @@ _keep_alive: list[Any] = []
 
 
 @functools.cache
-def _compiled(function: Callable, arity: int, parallel: bool) -> Callable:
-    """Compile a driver for a number of addresses."""
-    if parallel:
-        threads.start()  # or Numba would, without the care
-    suffix = f"_{arity}_{binding.digest(function, _blocks, compiler.BOUNDSCHECK)}"
-    bound = binding.rebind(function, {"blocks": numba.njit(_blocks)}, suffix)
-    dispatcher = numba.njit(nogil=True, parallel=parallel)(bound)
+def _compiled(arity: int) -> Callable:
+    """Compile the driver for a number of addresses."""
+    suffix = f"_{arity}_{binding.digest(_drive, compiler.BOUNDSCHECK)}"
+    bound = binding.rebind(_drive, memory.INSTRUCTIONS, suffix)
+    dispatcher = numba.njit(nogil=True)(bound)
     dispatcher._cache = cache.kernel_cache(bound)
     with compiler.alone():
         dispatcher.compile((types.int64, types.float64, types.UniTuple(types.int64, arity)))
@@ -135,21 +209,25 @@ def run(
     -------
     int
         The place of the first label that is out of range, which has kept the kernel from running.
-        If there is none, ``launch.NO_MEMORY`` if a worker found no memory, or else
+        If there is none, ``NO_MEMORY`` if a worker found no memory, or else
         ``launch.NOTHING_BAD``.
     """
     if numba.config.DISABLE_JIT:
         return _interpreted(ready, scale, addresses)
+    drive = _compiled(len(addresses))
     if ready.parallel:
         available = threads.available()
         count = min(available, most_threads())
         if count > 1:
-            parallel = _compiled(_parallel, len(addresses), True)
+            shared = ready.shared
+            if shared is None:
+                shared = ready.record.copy()
+                shared[POOL] = threads.pool()
+                ready.shared = shared
             if count == available and threads.arranged():
-                return parallel(ready.address, scale, addresses)
+                return drive(shared.ctypes.data, scale, addresses)
             with threads.launch(count):
-                return parallel(ready.address, scale, addresses)
-    serial = _compiled(_serial, len(addresses), False)
-    if not ready.parallel:
-        ready.quick = serial
-    return serial(ready.address, scale, addresses)
+                return drive(shared.ctypes.data, scale, addresses)
+    else:
+        ready.quick = drive
+    return drive(ready.address, scale, addresses)

@@ -39,9 +39,10 @@ NOTHING_BAD, NO_MEMORY = -1, -2
 # The first floats of a block: factors of the sum of the values, and of the derivatives.
 VALUE_SCALE, GRADIENT_SCALE, FIRST_PARAMETER = range(3)
 
-# The record that a driver reads: the stages, where in the block which address belongs, and both
-# blocks.
-WALK, WALKS, GATHER, WORKER, WORKS, COMBINER, COMBINATIONS, SUMS, SLOTS, FIRST_SLOT = range(10)
+# The record that the driver reads: the stages, the threads, where in the block which address
+# belongs, and both blocks.
+WALK, WALKS, GATHER, WORKER, WORKS, COMBINER, COMBINATIONS, SUMS = range(8)
+POOL, SLOTS, FIRST_SLOT = range(8, 11)
 MOST_SLOTS = 20
 FIRST_INTEGER = FIRST_SLOT + 2 * MOST_SLOTS
 FIRST_FLOAT = FIRST_INTEGER + INTEGERS
@@ -127,7 +128,7 @@ class Launch:
     dtype : str
         Type of the operands and results.
     record : array of int64
-        What the compiled drivers read; see the names of its places in this module.
+        What the compiled driver reads; see the names of its places in this module.
     address : int
         Where the record lies.
     survey, main : Stage
@@ -144,6 +145,8 @@ class Launch:
         Whether all operands are.
     size : int
         Bytes of an operand.
+    shared : array of int64 or None
+        The record once more, with the threads in it, once it has been run on them.
     quick : function or None
         The driver, once it is known that it always is the same.
     on_device : bool
@@ -162,6 +165,7 @@ class Launch:
     parallel: bool
     contiguous: bool
     size: int
+    shared: np.ndarray | None = None
     quick: Callable[[int, float, tuple[int, ...]], int] | None = None
     on_device: Literal[False] = False
 

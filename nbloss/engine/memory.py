@@ -1,15 +1,14 @@
 """Memory as kernels see it: addresses become arrays, stored numbers become computing ones.
 
 Each function has a body in plain Python, which runs when Numba is switched off and says what is
-meant, and an ``@overload`` that Numba compiles. Operands come in tuples of any length: the
-overloads peel them one by one, and LLVM flattens what they build.
+meant, and a few instructions that stand for it in a kernel. What is an ``@overload`` instead is
+compiled by itself, which takes Numba twenty milliseconds and more in each process.
 """
 
 import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -176,22 +175,27 @@ def array_at(address, size, dtype):
     return np.frombuffer(buffer, dtype)
 
 
-@overload(array_at, inline="never")
-def _array_at(address, size, dtype):
-    def implementation(address, size, dtype):
-        return numba.carray(pointer(address, dtype), (size,))
+@intrinsic
+def _array_at(typingctx, address, size, dtype):
+    kind = types.Array(dtype.dtype, 1, "C")
 
-    return implementation
+    def codegen(context, builder, signature, arguments):
+        from numba.np.arrayobj import populate_array  # with much else, for what compiles
+
+        address, size, _ = arguments
+        word = context.get_data_type(kind.dtype)
+        item = context.get_constant(types.intp, context.get_abi_sizeof(word))
+        data = builder.bitcast(_apart(builder, address), word.as_pointer())
+        array = context.make_array(kind)(context, builder)
+        populate_array(array, data, [size], [item], item, meminfo=None)
+        return array._getvalue()
+
+    return kind(types.int64, types.int64, dtype), codegen
 
 
 def label_at(address):
     """Read the int64 at an address, once; another thread may be writing to it."""
     return int(array_at(address, 1, np.int64)[0])
-
-
-@overload(label_at)
-def _label_at(address):
-    return lambda address: load_once(address)
 
 
 def allocate(size):
@@ -232,14 +236,13 @@ def _release(typingctx, address):
     return types.void(types.int64), codegen
 
 
-@overload(allocate)
-def _overload_allocate(size):
-    return lambda size: _allocate(size)
-
-
-@overload(release)
-def _overload_release(address):
-    return lambda address: _release(address)
+# What stands for the functions above in a kernel.
+INSTRUCTIONS = {
+    "array_at": _array_at,
+    "label_at": load_once,
+    "allocate": _allocate,
+    "release": _release,
+}
 
 
 def span(rows, outer, columns, inner):
@@ -250,50 +253,6 @@ def span(rows, outer, columns, inner):
 @overload(span)
 def _span(rows, outer, columns, inner):
     return span
-
-
-@intrinsic
-def call_worker(typingctx, worker, integers, floats, chunk):
-    """Call a compiled worker by its address."""
-    signature = types.void(types.int64, types.int64, types.int64, types.int64)
-
-    def codegen(context, builder, signature, arguments):
-        word = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [word, word, word]).as_pointer()
-        builder.call(builder.inttoptr(arguments[0], kind), arguments[1:])
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic
-def _fetch(typingctx, address):
-    def codegen(context, builder, signature, arguments):
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        to_read, to_keep, data = (ir.Constant(word, number) for number in (0, 3, 1))
-        builder.call(function, [builder.inttoptr(arguments[0], byte), to_read, to_keep, data])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-def fetch(address):
-    """Have the first lines of memory at an address brought near the processor.
-
-    What comes next the processor brings by itself, but only to the end of a page; the first lines
-    of each page are waited for. Any address will do, even one that nothing lies at.
-    """
-
-
-@overload(fetch)
-def _overload_fetch(address):
-    def implementation(address):
-        for line in range(4):
-            _fetch(address + 64 * line)
-
-    return implementation
 
 
 # --- half types -----------------------------------------------------------------------------
@@ -352,28 +311,12 @@ def _overload_float_to_bfloat16(x):
     return round_to_bfloat16
 
 
-def widen_float32(x):
-    return np.float32(x)
-
-
-def widen_float64(x):
-    return np.float64(x)
-
-
 def widen_float16(x):
     return _half_to_float(x)
 
 
 def widen_bfloat16(x):
     return _bfloat16_to_float(x)
-
-
-def narrow_float32(x):
-    return np.float32(x)
-
-
-def narrow_float64(x):
-    return np.float64(x)
 
 
 def narrow_float16(x):
@@ -385,14 +328,14 @@ def narrow_bfloat16(x):
 
 
 WIDEN = {
-    "float32": widen_float32,
-    "float64": widen_float64,
+    "float32": np.float32,
+    "float64": np.float64,
     "float16": widen_float16,
     "bfloat16": widen_bfloat16,
 }
 NARROW = {
-    "float32": narrow_float32,
-    "float64": narrow_float64,
+    "float32": np.float32,
+    "float64": np.float64,
     "float16": narrow_float16,
     "bfloat16": narrow_bfloat16,
 }

@@ -6,12 +6,15 @@ once, so that a lock stands before it. A forked child works in one thread, see
 """
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numba
+import numpy as np
+from llvmlite.binding import address_of_symbol
 from numba.np.ufunc import parallel as numba_parallel
 
 from nbloss.engine import forks
@@ -64,6 +67,21 @@ def layer() -> str:
     """Start the threads, if need be, and name the layer that they run on."""
     start()
     return numba.threading_layer()
+
+
+def pool() -> int:
+    """Start the threads, if need be, and tell where the addresses of the layer's functions lie.
+
+    They are the two that Numba's own code calls: the one runs parts on threads, and the other says
+    how many threads there are.
+    """
+    start()
+    return _functions().ctypes.data
+
+
+@functools.cache
+def _functions() -> np.ndarray:
+    return np.array([address_of_symbol(x) for x in ("numba_parallel_for", "get_num_threads")])
 
 
 def start() -> None:

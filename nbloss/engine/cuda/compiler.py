@@ -244,7 +244,7 @@ def instructions() -> dict[str, Any]:
 def widen(dtype: str) -> Callable:
     """Give what makes a computing number of a stored one."""
     function = memory.WIDEN[dtype]
-    if SIMULATED:
+    if SIMULATED or isinstance(function, type):
         return function
     here = instructions()
     bfloat16 = device(binding.rebind(memory.widen_bfloat16_bits, here))
@@ -259,7 +259,7 @@ def widen(dtype: str) -> Callable:
 def narrow(dtype: str) -> Callable:
     """Give what makes a stored number of a computing one."""
     function = memory.NARROW[dtype]
-    if SIMULATED:
+    if SIMULATED or isinstance(function, type):
         return function
     here = instructions()
     bfloat16 = device(binding.rebind(memory.round_to_bfloat16, here))
