@@ -84,7 +84,7 @@ def work(request: Request) -> Work | None:
         (scale, scale, *request.parameters),
         items=rows,
         item=columns,
-        size=len(operands) * rows * columns,
+        size=rows * columns,
         weighs="inf" if mean and weighted else "",
     )
 
