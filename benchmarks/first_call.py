@@ -29,7 +29,7 @@ ROUNDS = 3
 def on_arrays(loss: str, rows: int, columns: int) -> Callable[[], Any]:
     import nbloss
     from nbloss.commands import samples
-    from nbloss.engine.registry import LOSSES
+    from nbloss.formula.registry import LOSSES
 
     chosen = samples.sample(LOSSES[loss], rows, columns)
     operands = samples.arrays(chosen, "float32")

@@ -10,7 +10,7 @@ from types import ModuleType
 from nbloss import distances, functional, primitives
 from nbloss._version import __version__
 from nbloss.define import pointwise, rowwise
-from nbloss.engine.distance import Distance, distance
+from nbloss.formula.distance import Distance, distance
 from nbloss.formula.expression import FormulaError
 from nbloss.formula.trace import Index, PerColumn, PerRow
 from nbloss.functional import *  # noqa: F403

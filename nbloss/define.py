@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 from nbloss import functional
-from nbloss.engine import registry
+from nbloss.formula import registry
 from nbloss.formula.expression import fail
 
 

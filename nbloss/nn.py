@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn
 
 from nbloss import functional as F
-from nbloss.engine.registry import LOSSES, ON_REPLACEMENT, Definition, is_built_in
+from nbloss.formula.registry import LOSSES, ON_REPLACEMENT, Definition, is_built_in
 
 if TYPE_CHECKING:  # what an editor and a type checker know of them: the classes that they inherit
     from torch.nn import CrossEntropyLoss as CrossEntropyLoss

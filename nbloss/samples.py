@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbloss.engine.registry import Definition
+from nbloss.formula.registry import Definition
 
 MOST_LABELS = 10
 # The targets of pointwise losses that are not just any numbers.

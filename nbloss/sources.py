@@ -61,10 +61,10 @@ def source(
     # Numba comes with these.
     from nbloss.bridge import numpy as xp
     from nbloss.codegen import emit_cpu
+    from nbloss.codegen.memory import STORED
     from nbloss.engine.evaluate import PATTERNS, request
-    from nbloss.engine.memory import STORED
     from nbloss.engine.patterns import pairs
-    from nbloss.engine.registry import LOSSES
+    from nbloss.formula.registry import LOSSES
     from nbloss.samples import sample
 
     if dtype not in STORED:

@@ -47,8 +47,8 @@ def forget() -> None:
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut work so finely that small inputs cross the borders of segments and chunks."""
-    monkeypatch.setattr("nbloss.engine.chunks.SEGMENT", 3)
-    monkeypatch.setattr("nbloss.engine.chunks.CHUNK", 7)
+    monkeypatch.setattr("nbloss.codegen.chunks.SEGMENT", 3)
+    monkeypatch.setattr("nbloss.codegen.chunks.CHUNK", 7)
     forget()
     yield
     forget()

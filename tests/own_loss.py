@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import nbloss.nn
-from nbloss.engine.registry import LOSSES, ON_REPLACEMENT
+from nbloss.formula.registry import LOSSES, ON_REPLACEMENT
 
 
 @contextlib.contextmanager

@@ -446,7 +446,7 @@ def test_the_stamp_covers_the_engine(packed: bool, site: Path) -> None:
 # --- what makes a kernel another one ------------------------------------------------------------
 
 SOURCE = """
-from nbloss.engine.primitives import absolute, maximum
+from numpy import absolute, maximum
 FACTOR = {factor}
 def helper(x):
     return {helper}

@@ -22,7 +22,7 @@ import nbloss
 import nbloss.nn
 from hostile import GOOD
 from nbloss.bridge.originals import ORIGINALS
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 from test_bridge import CASE, Case, leaves_of, loss, tensors_of
 from versions import since
 

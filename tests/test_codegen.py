@@ -13,14 +13,14 @@ from hypothesis import given, settings
 
 import nbloss
 from formulas import COLUMNS, PARAMETERS, ROWS, formulas, operands
-from nbloss.codegen import compile as compiling
 from nbloss.codegen import emit_cpu, layout, runtime
+from nbloss.codegen.blocks import FLOATS, INTEGERS
 from nbloss.codegen.spec import GRAD_OUTPUT, RESERVED, Spec, identifier
+from nbloss.engine import kernels as compiling
 from nbloss.engine.driver import run_chunks
-from nbloss.engine.launch import FLOATS, INTEGERS
-from nbloss.engine.registry import LOSSES
 from nbloss.formula import derive, expression
 from nbloss.formula.evaluate import evaluate
+from nbloss.formula.registry import LOSSES
 from nbloss.formula.trace import Formula
 
 SCALE = 0.5

@@ -20,7 +20,7 @@ from cases import CASES, Case, split
 from hostile import GOOD
 from nbloss import distances
 from nbloss.bridge import operators
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 from own_loss import own_loss
 from test_bridge import CASE, FIRST, leaves_of, loss, tensors_of
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nbloss
 from conftest import forget
 from hostile import GOOD
-from nbloss.engine.distance import NAMED
+from nbloss.formula.distance import NAMED
 
 F = torch.nn.functional
 NAME = pytest.mark.parametrize("name", GOOD)

@@ -11,9 +11,9 @@ import numba
 import numpy as np
 import pytest
 
+from nbloss.codegen.blocks import INTEGERS
 from nbloss.codegen.spec import FIRST_FIELD
 from nbloss.engine.cuda import launch
-from nbloss.engine.launch import INTEGERS
 from nbloss.engine.patterns.common import VALUE
 
 pytestmark = [

@@ -26,7 +26,7 @@ from in_torch import options
 from nbloss.bridge import torch as torch_bridge
 from nbloss.engine.cuda import compiler, grid, launch
 from nbloss.engine.cuda.compiler import Kernel
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 from own_loss import own_losses
 from test_losses import FIRST
 

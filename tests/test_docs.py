@@ -12,7 +12,7 @@ import torch
 
 import nbloss
 from nbloss import primitives
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GUIDES = [DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
@@ -79,7 +79,7 @@ def test_pages_need_nothing_that_tests_need() -> None:
 sys.modules |= dict.fromkeys(["pytest", "pytest_benchmark", "hypothesis", "expecttest"])
 sys.path[:0] = {folders}
 import loss_pages
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 
 assert all(loss_pages.page(definition) for definition in LOSSES.values())
 """

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from nbloss.engine import elementary
+from nbloss.codegen import elementary
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30, -1.0, -2.0, 1e-40, -1e-40]
 

@@ -9,11 +9,10 @@ from numba.core import caching
 
 from cases import CASES, Case
 from conftest import forget
-from nbloss.codegen import compile
+from nbloss.codegen.memory import COMPUTED
 from nbloss.engine import cache, compiler
 from nbloss.engine.evaluate import PATTERNS
-from nbloss.engine.memory import COMPUTED
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 from test_bridge import leaves_of, loss
 from test_losses import FIRST
 

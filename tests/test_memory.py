@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbloss.engine import chunks, memory
+from nbloss.codegen import chunks, memory
 
 KINDS = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 PATTERNS = np.arange(1 << 16, dtype=np.uint16)

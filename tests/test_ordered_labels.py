@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import nbloss
 from cases import by_loss
 from conftest import forget
-from nbloss.engine.registry import LOSSES
+from nbloss.codegen.emit_scalar import stated
+from nbloss.formula.registry import LOSSES
 from test_losses import EPS, error, rounded
 
 CASES = by_loss("multilabel_margin_loss")
@@ -90,7 +91,7 @@ def test_the_pairwise_definitions_are_the_hinges_that_they_say() -> None:
     rng = np.random.default_rng(0)
     labelled, other = rng.normal(scale=3.0, size=(2, 1000))
     for definition in hinged:
-        found = [definition.stated()(*pair) for pair in zip(labelled, other, strict=True)]
+        found = [stated(definition)(*pair) for pair in zip(labelled, other, strict=True)]
         value, by_labelled, by_other = np.transpose(found)
         violation = definition.hinge(labelled) + other
         np.testing.assert_array_equal(value, np.maximum(violation, 0.0))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import nbloss
 from nbloss import primitives as nb
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 from nbloss.primitives import absolute, detach, log, log_softmax, sign, weighted, where
 from own_loss import own_losses
 from test_losses import ROUNDINGS, error

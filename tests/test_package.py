@@ -20,7 +20,7 @@ import nbloss
 import nbloss.nn
 from nbloss.__main__ import main
 from nbloss.commands import bench, info
-from nbloss.engine.registry import LOSSES, Definition
+from nbloss.formula.registry import LOSSES, Definition
 from test_docs import blocks
 
 ROOT = Path(__file__).parent.parent
@@ -203,7 +203,7 @@ def python_blocks(document: str) -> list[str]:
 # Keeps the tests that have the new loss in their name, and those that go through all losses.
 OF_THE_NEW_LOSS = """
 import inspect
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 
 def goes_through_all(test):
     # It, or a function that it calls, names the registry.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import nbloss
 import nbloss.nn
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 from versions import TORCH
 
 pytestmark = [

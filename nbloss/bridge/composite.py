@@ -18,9 +18,9 @@ from torch import Tensor
 from nbloss.bridge import originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
-from nbloss.engine.distance import Distance
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
 from nbloss.formula import derive, expression
+from nbloss.formula.distance import Distance
 from nbloss.formula.evaluate import evaluate as evaluate_graph
 from nbloss.formula.expression import Node
 from nbloss.formula.trace import Formula

@@ -21,10 +21,10 @@ from torch.autograd import forward_ad
 from nbloss.bridge import composite, originals, sharded
 from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.refusal import Unserved
-from nbloss.engine.distance import Distance, recall
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
-from nbloss.engine.registry import FUNCTIONS, LOSSES
+from nbloss.formula.distance import Distance, recall
+from nbloss.formula.registry import FUNCTIONS, LOSSES
 from nbloss.losses.distances import lp
 
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]

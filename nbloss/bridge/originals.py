@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from nbloss.bridge import sharded
-from nbloss.engine.distance import Distance
-from nbloss.engine.registry import built_in
+from nbloss.formula.distance import Distance
+from nbloss.formula.registry import built_in
 
 # As they are before anybody puts others in their place.
 ORIGINALS = {

@@ -30,9 +30,9 @@ from nbloss.bridge import torch as tensors_bridge
 from nbloss.bridge.autograd import Kind, LossFunction, apply, early
 from nbloss.bridge.composite import composed
 from nbloss.bridge.refusal import Unserved
-from nbloss.engine.distance import Distance
 from nbloss.engine.evaluate import fitted, forward, run
 from nbloss.engine.problem import present
+from nbloss.formula.distance import Distance
 
 # What is asked at every call, by the shortest names.
 _compiling = torch.compiler.is_compiling

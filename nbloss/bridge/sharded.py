@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from nbloss.engine.distance import Distance
-from nbloss.engine.registry import LOSSES, built_in
+from nbloss.formula.distance import Distance
+from nbloss.formula.registry import LOSSES, built_in
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 MEASURED = (2, 13)

@@ -1,19 +1,41 @@
 """A formula and its derivatives as a plain Python function of numbers.
 
-The kernels of CUDA, and the losses as operations of torch, take what a formula comes to in this
-form: they bind the primitives that the function calls to their own.
+The loops that are written by hand call it: they bind NumPy's functions in it to their own.
 """
 
+import functools
 import linecache
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nbloss.codegen.emit import ATOM, Writer
-from nbloss.engine import primitives
+from nbloss.formula import derive, expression
 from nbloss.formula.expression import Node, ancestors
 from nbloss.formula.lower import lower
+from nbloss.formula.registry import Definition
 from nbloss.formula.schedule import LEAVES, count_uses
+
+# NumPy's functions that such a function may call.
+WORDS = (
+    "absolute",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "maximum",
+    "minimum",
+    "power",
+    "sign",
+    "sqrt",
+    "tanh",
+    "where",
+)
 
 
 class Scalar(Writer):
@@ -23,7 +45,7 @@ class Scalar(Writer):
         self.lines, self.indent, self.is_half = [], 0, False
         self.names = dict(arguments)
         self.taken, self.of_loops = (
-            {*arguments.values(), *primitives.__all__, "abs", "inf", "nan"},
+            {*arguments.values(), *WORDS, "abs", "inf", "nan"},
             set(),
         )
         self.titles = {lower(x): name for x, name in titles.items()}
@@ -73,7 +95,20 @@ def function(
     text = Scalar(arguments, titles or {}).function(name, results)
     file = f"<nbloss {name} {hash(text):x}>"
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
-    scope: dict[str, Any] = {n: getattr(primitives, n) for n in primitives.__all__}
+    scope: dict[str, Any] = {name: getattr(np, name) for name in WORDS}
     scope |= {"__name__": __name__, "inf": math.inf, "nan": math.nan}
     exec(compile(text, file, "exec"), scope)
     return scope[name]
+
+
+@functools.cache
+def stated(definition: Definition) -> Callable[..., tuple]:
+    """Give the value and the derivatives of an element or a pair, as a function of numbers."""
+    absent = {n: 1.0 for n in definition.symbolic.operands if n not in definition.operands}
+    graph = definition.symbolic.graph(**absent)
+    names = dict(graph.names)
+    operands = [expression.operand(name) for name in definition.differentiable]
+    slopes = derive.slopes(graph, operands, derive.ONE, names)
+    arguments = {expression.operand(name): name for name in definition.operands}
+    arguments |= {expression.parameter(name): name for name in definition.parameters}
+    return function(definition.name, arguments, [graph.value, *slopes], titles=names)

@@ -19,9 +19,9 @@ from numba.core.imputils import lower_getattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic
 
-from nbloss.engine import memory
-from nbloss.engine.elementary import RANK, WORDS
-from nbloss.engine.vectors import wide_vectors
+from nbloss.codegen import memory
+from nbloss.codegen.elementary import RANK, WORDS
+from nbloss.codegen.vectors import wide_vectors
 
 # A sum may be taken in any order: this is what lets the loop that takes it be vectorised.
 REASSOCIATED = ("reassoc", "contract", "nsz")

@@ -4,9 +4,8 @@ import keyword
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbloss.codegen import runtime
-from nbloss.engine import chunks
-from nbloss.engine.launch import FIRST_PARAMETER, GRADIENT_SCALE, PARTIALS
+from nbloss.codegen import chunks, runtime
+from nbloss.codegen.blocks import FIRST_PARAMETER, GRADIENT_SCALE, PARTIALS
 from nbloss.formula.trace import Formula
 
 # The block of integers: where the values go, and the sums of the chunks. Between them lie the

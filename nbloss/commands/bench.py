@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloss import samples
 from nbloss.commands.info import has_torch
-from nbloss.engine.registry import LOSSES, Definition
+from nbloss.formula.registry import LOSSES, Definition
 
 if TYPE_CHECKING:
     from rich.console import Console

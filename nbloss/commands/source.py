@@ -12,7 +12,7 @@ def run(console: "Console", options: argparse.Namespace) -> int:
     from rich.syntax import Syntax
 
     import nbloss
-    from nbloss.engine.registry import LOSSES
+    from nbloss.formula.registry import LOSSES
 
     if options.name not in LOSSES:
         console.print(f"there is no loss {options.name!r}; there are {', '.join(LOSSES)}")

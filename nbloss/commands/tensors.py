@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nbloss import functional
-from nbloss.engine.registry import Definition
+from nbloss.formula.registry import Definition
 from nbloss.samples import Sample
 
 

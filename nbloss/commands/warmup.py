@@ -47,7 +47,7 @@ def calls(dtypes: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
     A few rows will do: many are done by the same machine code.
     """
     from nbloss import functional, gradients
-    from nbloss.engine.registry import LOSSES
+    from nbloss.formula.registry import LOSSES
 
     for dtype, reduction, (name, definition) in product(dtypes, ("mean", "none"), LOSSES.items()):
         chosen = samples.sample(definition, FEW, CLASSES)

@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from nbloss.engine import elementary, primitives, scalars
+from nbloss.codegen import elementary
+from nbloss.codegen.emit_scalar import WORDS
+from nbloss.engine import scalars
 
 # Sums may be reordered in templates (they add up blocks) but not within definitions; neither may
 # assume that there is no NaN or infinity.
 SCALAR_MATH = {"contract", "nsz"}
 TEMPLATE_MATH = {"contract", "nsz", "reassoc"}
 
-SCALARS = {name: getattr(scalars, name) for name in primitives.__all__}
+# The functions of numbers that stand for NumPy's functions in kernels.
+SCALARS = {name: getattr(scalars, name) for name in WORDS}
 
 
 @functools.cache
@@ -66,7 +69,7 @@ def bind(
     helper : callable
         Binds plain functions that the definition calls, and those among the words.
     """
-    primitive = {id(getattr(primitives, name)): word for name, word in words.items()}
+    primitive = {id(getattr(np, name)): word for name, word in words.items()}
 
     def meaning(value: Any) -> Any:
         value = primitive.get(id(value), value)
@@ -115,7 +118,7 @@ def bind_scalar(function: Callable, dtype: type, target: Target) -> Callable:
     """
     words = target.words(dtype)
     for name, word in words.items():
-        if function is getattr(primitives, name):
+        if function is getattr(np, name):
             function = word
     if not isinstance(function, python_types.FunctionType):
         return function  # compiled already

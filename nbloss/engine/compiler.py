@@ -19,7 +19,8 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 
-from nbloss.engine import binding, cache, forks, memory
+from nbloss.codegen import memory
+from nbloss.engine import binding, cache, forks
 
 _SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.float64), types.int64)
 BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)

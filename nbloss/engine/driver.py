@@ -19,7 +19,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbloss.engine import binding, cache, compiler, memory, threads
+from nbloss.codegen import memory
+from nbloss.codegen.blocks import FLOATS, GRADIENT_SCALE, INTEGERS, PARTIALS
+from nbloss.codegen.memory import allocate, pointer, release
+from nbloss.engine import binding, cache, compiler, threads
 from nbloss.engine.launch import (
     COMBINATIONS,
     COMBINER,
@@ -27,12 +30,8 @@ from nbloss.engine.launch import (
     FIRST_FLOAT,
     FIRST_INTEGER,
     FIRST_SLOT,
-    FLOATS,
     GATHER,
-    GRADIENT_SCALE,
-    INTEGERS,
     NO_MEMORY,
-    PARTIALS,
     POOL,
     SLOTS,
     SUMS,
@@ -42,7 +41,6 @@ from nbloss.engine.launch import (
     WORKS,
     Launch,
 )
-from nbloss.engine.memory import allocate, pointer, release
 
 # Chunks of labels that take longer to survey alone than it takes to wake the threads.
 MANY_WALKS = 4

@@ -18,7 +18,7 @@ from nbloss.engine.buffers import LARGE
 from nbloss.engine.launch import NO_MEMORY, NOTHING_BAD, Launch, Request
 from nbloss.engine.patterns import classes, common, pairs, pointwise, rows
 from nbloss.engine.problem import Problem, present
-from nbloss.engine.registry import Definition
+from nbloss.formula.registry import Definition
 
 if TYPE_CHECKING:
     from nbloss.engine.cuda.launch import Launch as LaunchOnDevice

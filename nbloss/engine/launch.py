@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nbloss.engine import buffers, chunks
-from nbloss.engine.memory import STORED
-
-INTEGERS = 64  # length of a kernel's block of integers
-FLOATS = 8  # length of its block of floats
+from nbloss.codegen import chunks
+from nbloss.codegen.blocks import FLOATS, INTEGERS, PARTIALS
+from nbloss.codegen.memory import STORED
+from nbloss.engine import buffers
 
 # The last integers of a block. SURVEYED to MEAN are for the survey of labels.
 (
@@ -30,14 +29,10 @@ FLOATS = 8  # length of its block of floats
     LABEL_WEIGHTS,
     MEAN,
     FIRST_BAD,
-    PARTIALS,
-) = range(INTEGERS - 11, INTEGERS)
+) = range(INTEGERS - 11, PARTIALS)
 LAST_INTEGER = SURVEYED
 # FIRST_BAD is the place of a label, or one of these.
 NOTHING_BAD, NO_MEMORY = -1, -2
-
-# The first floats of a block: factors of the sum of the values, and of the derivatives.
-VALUE_SCALE, GRADIENT_SCALE, FIRST_PARAMETER = range(3)
 
 # The record that the driver reads: the stages, the threads, where in the block which address
 # belongs, and both blocks.

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from nbloss.engine.distance import Distance
-from nbloss.engine.registry import Definition
 from nbloss.formula import expression
+from nbloss.formula.distance import Distance
+from nbloss.formula.registry import Definition
 from nbloss.formula.trace import Formula
 
 

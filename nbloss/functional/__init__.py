@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import nbloss.losses  # noqa: F401 (fills the registry)
-from nbloss.engine.distance import MEASURE_TENSORS, Distance
-from nbloss.engine.registry import FUNCTIONS, LOSSES, ON_REPLACEMENT, Definition
+from nbloss.formula.distance import MEASURE_TENSORS, Distance
+from nbloss.formula.registry import FUNCTIONS, LOSSES, ON_REPLACEMENT, Definition
 from nbloss.functional import face
 from nbloss.functional.classification import cross_entropy, nll_loss
 from nbloss.functional.multilabel import multilabel_margin_loss, multilabel_soft_margin_loss

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from nbloss.bridge.refusal import refuse
 from nbloss.engine.problem import FormulaOptions, Problem
-from nbloss.engine.registry import FUNCTIONS, Definition
+from nbloss.formula.registry import FUNCTIONS, Definition
 from nbloss.formula.trace import Formula
 from nbloss.functional import contract
 

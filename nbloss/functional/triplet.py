@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from nbloss.bridge.refusal import refuse
-from nbloss.engine.distance import Distance
 from nbloss.engine.problem import Problem, TripletOptions
-from nbloss.engine.registry import Definition
+from nbloss.formula.distance import Distance
+from nbloss.formula.registry import Definition
 from nbloss.functional import contract
 from nbloss.functional.face import face
 from nbloss.losses import triplet as definitions

@@ -1,7 +1,7 @@
 """Losses of samples that have one class each."""
 
-from nbloss.engine.registry import classes
 from nbloss.formula import primitives as nb
+from nbloss.formula.registry import classes
 from nbloss.formula.trace import Index, PerColumn
 
 

@@ -3,8 +3,8 @@
 import functools
 import math
 
-from nbloss.engine.distance import Distance, distance
 from nbloss.formula import primitives as nb
+from nbloss.formula.distance import Distance, distance
 from nbloss.formula.primitives import absolute, clamp_min, power, sqrt, where
 
 

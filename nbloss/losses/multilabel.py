@@ -1,7 +1,7 @@
 """Losses of samples that have several labels at once."""
 
-from nbloss.engine.registry import pairwise, pointwise
 from nbloss.formula.primitives import hinge, softplus
+from nbloss.formula.registry import pairwise, pointwise
 
 
 def by_target(input, target, weight):

@@ -1,7 +1,7 @@
 """Losses of the order of two scores."""
 
-from nbloss.engine.registry import pointwise
 from nbloss.formula.primitives import hinge
+from nbloss.formula.registry import pointwise
 from nbloss.losses.kink import AT_KINK
 
 

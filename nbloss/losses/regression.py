@@ -1,7 +1,7 @@
 """Losses of a prediction that is a number."""
 
-from nbloss.engine.registry import pointwise
 from nbloss.formula.primitives import absolute, where
+from nbloss.formula.registry import pointwise
 
 
 @pointwise(module="HuberLoss", optional=("weight",))

@@ -1,8 +1,8 @@
 """Losses of an anchor, a positive example like it and a negative example unlike it."""
 
-from nbloss.engine.registry import triplet, variant
 from nbloss.formula.expression import single_column
 from nbloss.formula.primitives import hinge, minimum
+from nbloss.formula.registry import triplet, variant
 from nbloss.losses.distances import euclidean
 from nbloss.losses.kink import AT_KINK
 

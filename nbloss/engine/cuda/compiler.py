@@ -27,8 +27,9 @@ from unittest import mock
 import numba
 import numpy as np
 
-from nbloss.engine import binding, cache, forks, memory
-from nbloss.engine.launch import FLOATS, INTEGERS
+from nbloss.codegen import memory
+from nbloss.codegen.blocks import FLOATS, INTEGERS
+from nbloss.engine import binding, cache, forks
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 # All that is said to the compiler of CUDA is said to this package. numba-cuda-mlir has the names

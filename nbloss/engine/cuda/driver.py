@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from nbloss.codegen.blocks import FLOATS, INTEGERS
 from nbloss.engine.cuda import compiler
 from nbloss.engine.cuda.compiler import SIMULATED, Kernel
-from nbloss.engine.launch import FLOATS, INTEGERS
 
 PARAMETERS = INTEGERS + FLOATS
 

@@ -4,12 +4,12 @@ import functools
 from typing import Any
 
 from nbloss.codegen import emit_cuda
-from nbloss.codegen.compile import function_of
 from nbloss.codegen.emit_cuda import Share
 from nbloss.codegen.spec import Spec
 from nbloss.engine.cuda import grid, runtime
 from nbloss.engine.cuda.compiler import Kernel, digest, kernel_of
 from nbloss.engine.cuda.launch import FIELDS, NUMBERS, Launch, Stage, ready
+from nbloss.engine.kernels import function_of
 from nbloss.engine.launch import Request
 from nbloss.engine.patterns.common import Work
 

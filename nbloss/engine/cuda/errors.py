@@ -13,7 +13,7 @@ import threading
 
 from nbloss.engine import forks
 from nbloss.engine.cuda import driver
-from nbloss.engine.registry import LOSSES
+from nbloss.formula.registry import LOSSES
 
 WORDS = 512  # one that says that there is something, and then two for each loss
 PAIR = 2

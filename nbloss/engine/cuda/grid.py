@@ -5,10 +5,10 @@ Tests and the simulator, which is slow, have tiny numbers here.
 
 import numpy as np
 
+from nbloss.codegen.chunks import count as pieces
 from nbloss.codegen.emit_cuda import Share
-from nbloss.engine.chunks import count as pieces
+from nbloss.codegen.memory import STORED
 from nbloss.engine.cuda.compiler import SIMULATED
-from nbloss.engine.memory import STORED
 
 WARP = 2 if SIMULATED else 32
 THREADS = 4 if SIMULATED else 256  # of a block, where it is not a row's

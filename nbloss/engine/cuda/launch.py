@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nbloss.codegen.blocks import FLOATS, INTEGERS, VALUE_SCALE
 from nbloss.engine.cuda import driver, errors, grid, groups, runtime
 from nbloss.engine.cuda.compiler import Kernel, computed, kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
-from nbloss.engine.launch import FLOATS, INTEGERS, VALUE_SCALE, At, Request, order
+from nbloss.engine.launch import At, Request, order
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import VALUE, Blocks
 

@@ -10,6 +10,9 @@ import inspect
 
 import numpy as np
 
+from nbloss.codegen.blocks import GRADIENT_SCALE, VALUE_SCALE
+from nbloss.codegen.memory import COMPUTED as COMPUTING
+from nbloss.codegen.memory import STORED
 from nbloss.engine.cuda import grid
 from nbloss.engine.cuda.launch import (
     ERRORS,
@@ -20,9 +23,7 @@ from nbloss.engine.cuda.launch import (
     ready,
     specialize,
 )
-from nbloss.engine.launch import GRADIENT_SCALE, VALUE_SCALE, Request
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import STORED
+from nbloss.engine.launch import Request
 from nbloss.engine.patterns import pairs
 from nbloss.engine.patterns.common import VALUE, step_of_upstream
 from nbloss.engine.patterns.pairs import (

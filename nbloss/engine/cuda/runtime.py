@@ -12,10 +12,10 @@ import numpy as np
 
 from nbloss.codegen import runtime
 from nbloss.codegen.emit_cuda import Share
+from nbloss.codegen.memory import COMPUTED, STORED, label_at
 from nbloss.engine import binding, scalars
 from nbloss.engine.cuda import compiler
 from nbloss.engine.cuda.compiler import SIMULATED, device
-from nbloss.engine.memory import COMPUTED, STORED, label_at
 
 MOST_32 = 1 << 31  # what is divided in 32 bits, which is much quicker
 

@@ -7,8 +7,8 @@ place of the further dimensions, and steps over the places from one class to the
 import math
 from typing import Any
 
+from nbloss.codegen import chunks
 from nbloss.codegen.spec import Spec
-from nbloss.engine import chunks
 from nbloss.engine.launch import OUT, UPSTREAM, At, Request
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbloss.codegen.compile import kernel
+from nbloss.codegen import chunks
+from nbloss.codegen.blocks import PARTIALS, VALUE_SCALE
+from nbloss.codegen.memory import COMPUTED as COMPUTING
+from nbloss.codegen.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.codegen.spec import Spec
-from nbloss.engine import chunks, compiler
-from nbloss.engine.launch import PARTIALS, VALUE_SCALE, At, Launch, Request, Stage, ready
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import NARROW, STORED, WIDEN, array_at
+from nbloss.engine import compiler
+from nbloss.engine.kernels import kernel
+from nbloss.engine.launch import At, Launch, Request, Stage, ready
 from nbloss.engine.problem import Problem
 
 GROUPS_PER_CHUNK = 4096

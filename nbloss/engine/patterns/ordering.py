@@ -8,7 +8,7 @@ are numbers of classes and labels, and exact.
 
 import numpy as np
 
-from nbloss.engine.vectors import wide_vectors
+from nbloss.codegen.vectors import wide_vectors
 
 LANES = 4
 

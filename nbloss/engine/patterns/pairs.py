@@ -6,28 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks
-from nbloss.engine.elementary import KEEP
-from nbloss.engine.launch import (
-    FIRST_BAD,
-    GRADIENT_SCALE,
-    NO_MEMORY,
-    OUT,
-    PARTIALS,
-    UPSTREAM,
-    At,
-    Launch,
-    Request,
-    ready,
-)
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import allocate, array_at, label_at, release, span
+from nbloss.codegen import chunks
+from nbloss.codegen.blocks import GRADIENT_SCALE, PARTIALS
+from nbloss.codegen.elementary import KEEP
+from nbloss.codegen.emit_scalar import stated
+from nbloss.codegen.memory import COMPUTED as COMPUTING
+from nbloss.codegen.memory import allocate, array_at, label_at, release, span
+from nbloss.codegen.vectors import wide_vectors
+from nbloss.engine.launch import FIRST_BAD, NO_MEMORY, OUT, UPSTREAM, At, Launch, Request, ready
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
 from nbloss.engine.patterns.ordering import LANES, by_order, count_below, in_order
 from nbloss.engine.patterns.survey import LABEL_BYTES, survey
 from nbloss.engine.problem import Problem
-from nbloss.engine.vectors import wide_vectors
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
 # survey has refused labels out of range; one that has changed since spoils its row, but no more.
@@ -234,7 +225,7 @@ def blocks(request: Request) -> Blocks | None:
 def scalars(request: Request) -> dict[str, Any]:
     """Give the formulas that the templates call."""
     definition = request.definition
-    return {"loss": definition.stated(), "hinge": definition.hinge}
+    return {"loss": stated(definition), "hinge": definition.hinge}
 
 
 def prepare(request: Request) -> Launch | None:

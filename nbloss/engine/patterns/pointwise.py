@@ -5,8 +5,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from nbloss.codegen import chunks
 from nbloss.codegen.spec import GRAD_OUTPUT, Spec, gradient, identifier
-from nbloss.engine import chunks
 from nbloss.engine.launch import OUT, UPSTREAM, At, Request
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from nbloss.codegen.compile import kernel
+from nbloss.codegen import chunks
 from nbloss.codegen.spec import Spec, gradient, identifier
-from nbloss.engine import chunks
+from nbloss.engine.kernels import kernel
 from nbloss.engine.launch import OUT, UPSTREAM, At, Request, Stage
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work

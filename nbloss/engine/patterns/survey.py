@@ -10,26 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.engine import chunks, compiler, launch
+from nbloss.codegen import chunks
+from nbloss.codegen.blocks import GRADIENT_SCALE, PARTIALS, VALUE_SCALE
+from nbloss.codegen.memory import COMPUTED as COMPUTING
+from nbloss.codegen.memory import STORED, WIDEN, array_at, label_at
+from nbloss.engine import compiler, launch
 from nbloss.engine.launch import (
     ABOVE,
     FIRST_BAD,
-    GRADIENT_SCALE,
     IGNORED,
     LABEL_WEIGHTS,
     LABELS,
     LOWEST,
     MEAN,
-    PARTIALS,
     PER_PIECE,
     PIECES,
     SURVEYED,
-    VALUE_SCALE,
     At,
     Stage,
 )
-from nbloss.engine.memory import COMPUTED as COMPUTING
-from nbloss.engine.memory import STORED, WIDEN, array_at, label_at
 
 LABEL_BYTES = 8
 # What MEAN may be but 0: whether the mean of targets without weight is NaN whatever their values.

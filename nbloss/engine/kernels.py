@@ -10,9 +10,9 @@ import numba
 from numba import types
 from numba.core.ccallback import CFunc
 
-from nbloss.codegen import emit_cpu, runtime
+from nbloss.codegen import emit_cpu, memory, runtime
 from nbloss.codegen.spec import Spec
-from nbloss.engine import cache, compiler, memory
+from nbloss.engine import cache, compiler
 
 # Formulas may assume neither that sums can be reordered nor that there is no NaN; a division by
 # zero gives an infinity or a NaN.

@@ -51,6 +51,7 @@ class Distance:
 
     @property
     def name(self) -> str:
+        """The formula's name."""
         return self.formula.name
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from nbloss.engine.memory import bits, bits64, from_bits, from_bits64
+from nbloss.codegen.memory import bits, bits64, from_bits, from_bits64
 
 # Contracting a product and a sum loses nothing; the order of operations must stay what it is.
 MATH = {"contract", "nsz"}

@@ -76,20 +76,6 @@ class Definition:
     optional: tuple[str, ...] = ()
     of_distances: "Definition | None" = None
 
-    @functools.cache  # noqa: B019 (definitions are few, and live as long as their losses)
-    def stated(self) -> Callable[..., tuple]:
-        """Give the value and the derivatives of an element or a pair, as a function of numbers."""
-        from nbloss.codegen import emit_scalar  # and Numba with it
-
-        absent = {n: 1.0 for n in self.symbolic.operands if n not in self.operands}
-        graph = self.symbolic.graph(**absent)
-        names = dict(graph.names)
-        operands = [expression.operand(name) for name in self.differentiable]
-        slopes = derive.slopes(graph, operands, derive.ONE, names)
-        arguments = {expression.operand(name): name for name in self.operands}
-        arguments |= {expression.parameter(name): name for name in self.parameters}
-        return emit_scalar.function(self.name, arguments, [graph.value, *slopes], titles=names)
-
     @functools.cached_property
     def keeps_zeros(self) -> bool:
         """Whether a derivative of 0 says that something takes no part in the loss.
