@@ -1,4 +1,4 @@
-"""What the machine is, for the JSON, and how far the run has come, for whoever waits for it."""
+"""What the machine is, for the JSON, and how far the run has come, for the person who waits."""
 
 from __future__ import annotations
 

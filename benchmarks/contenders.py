@@ -26,8 +26,8 @@ def tensors(workload: Workload, device: str = "cpu") -> dict[str, torch.Tensor]:
         made[name] = torch.from_numpy(value).to(device)
         if value.dtype.kind == "f":
             made[name] = made[name].to(dtype)
-            wanted = name in LEARNING and workload.part != "forward"
-            made[name].requires_grad_(wanted)
+            needs_grad = name in LEARNING and workload.part != "forward"
+            made[name].requires_grad_(needs_grad)
     return made
 
 

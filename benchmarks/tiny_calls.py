@@ -93,7 +93,7 @@ def steps() -> list[str]:
             or routes._overridden((x, y))
             or routes.forward_ad._current_level >= 0
             or routes._modes()
-            or not kind.fits(*tensors)
+            or not kind.guard(*tensors)
         )
 
     plain = x.detach()

@@ -17,9 +17,9 @@ import nbloss
 from nbloss.codegen.emit import ATOM, Writer
 from nbloss.codegen.emit_scalar import Scalar
 from nbloss.codegen.layout import WIDTH
-from nbloss.formula.registry import LOSSES, Definition
 from nbloss.formula import derive, expression
 from nbloss.formula.expression import Node
+from nbloss.formula.registry import LOSSES, Definition
 from nbloss.formula.schedule import LEAVES, count_uses
 from nbloss.formula.trace import Formula
 

@@ -115,8 +115,8 @@ def value_grad_hess(fn: Callable[..., Any], argnum: int = 0) -> Callable[..., An
                 "value_grad_hess() takes pointwise losses, cross_entropy and one's own losses of "
                 f"rows, of NumPy arrays, not {loss.__name__}() of these"
             )
-        wanted = tuple(name in chosen for name in problem.names)
-        found = dict(zip(problem.names, hessian_diagonal(xp, problem, wanted), strict=True))
+        needs_grad = tuple(name in chosen for name in problem.names)
+        found = dict(zip(problem.names, hessian_diagonal(xp, problem, needs_grad), strict=True))
         return value, gradient, _like(found[chosen[0]], given[chosen[0]])
 
     return three
@@ -172,10 +172,10 @@ def _evaluate(
                 f"{loss.__name__}() has no gradient with respect to {name} here, only with respect "
                 f"to {possible}"
             )
-    wanted = tuple(name in chosen for name in problem.names)
-    value, gradients = forward(xp, problem, wanted)
+    needs_grad = tuple(name in chosen for name in problem.names)
+    value, gradients = forward(xp, problem, needs_grad)
     if problem.reduction == "none":
-        gradients = backward(xp, problem, xp.ones_like(value), wanted)
+        gradients = backward(xp, problem, xp.ones_like(value), needs_grad)
     by_name = dict(zip(problem.names, gradients, strict=True))
     found = [_like(by_name[name], given[name]) for name in chosen]
     return xp.as_given(value[()], first), [xp.as_given(x, first) for x in found]

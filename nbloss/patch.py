@@ -77,9 +77,9 @@ def _put_in() -> None:
     import torch.nn.functional
 
     from nbloss import functional
-    from nbloss.bridge.originals import ORIGINALS
+    from nbloss.bridge.fallback import TORCH_FUNCTIONS
 
-    for name in ORIGINALS:
+    for name in TORCH_FUNCTIONS:
         _replaced[name] = getattr(torch.nn.functional, name)
         setattr(torch.nn.functional, name, getattr(functional, name))
 

@@ -73,14 +73,14 @@ def source(
     chosen = sample(definition, *shape)
     given = dict(zip(list(inspect.signature(loss).parameters), chosen.operands, strict=False))
     problem = loss.build(xp, **{**given, **options}, reduction=reduction)
-    wanted = tuple(gradients and has for has in problem.differentiable)
+    needs_grad = tuple(gradients and has for has in problem.differentiable)
     value = "each" if reduction == "none" else "sum"
-    upstream = None
+    grad_output = None
     pattern = PATTERNS[problem.definition.pattern]
     if gradients and reduction == "none":
         value = ""
-        upstream = pattern.spread(xp, np.ones(pattern.value_shape(problem)), problem)
-    asked = request(xp, problem, problem.operands, wanted, value, upstream)
+        grad_output = pattern.spread(xp, np.ones(pattern.value_shape(problem)), problem)
+    asked = request(xp, problem, problem.operands, needs_grad, value, grad_output)
     # NumPy has no bfloat16, and the kernel is not run.
     asked = replace(asked, dtype=dtype, on_device=device == "cuda")
     if device == "cuda":

@@ -228,12 +228,12 @@ class Case:
         return oracles.value(self.oracle or self.loss, made, options)
 
     def gradients(
-        self, made: Mapping[str, Any], reduction: str = "mean", upstream: ArrayLike | None = None
+        self, made: Mapping[str, Any], reduction: str = "mean", grad_output: ArrayLike | None = None
     ) -> dict[str, NDArray[np.float64]]:
         """The oracle's gradients of all that is differentiable, by name."""
         options = {**self.kwargs, "reduction": reduction}
         loss = self.oracle or self.loss
-        return oracles.gradients(loss, made, options, self.differentiable, upstream)
+        return oracles.gradients(loss, made, options, self.differentiable, grad_output)
 
 
 def split(made: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

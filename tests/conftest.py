@@ -12,7 +12,7 @@ from nbloss.bridge import numpy as numpy_bridge
 from nbloss.bridge import routes
 from nbloss.bridge import torch as torch_bridge
 from nbloss.engine import driver, evaluate
-from nbloss.engine.launch import Launch
+from nbloss.engine.plan import Plan
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,8 +40,8 @@ def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def forget() -> None:
     """Forget what is known of earlier calls."""
-    evaluate.prepared.cache_clear()
-    routes.KINDS.clear()
+    evaluate.plan_for.cache_clear()
+    routes.CALL_PLANS.clear()
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Launch, tuple[int, ...]]]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, tuple[int, ...]]]:
     """What runs on kernels: the launches, and the addresses that they are given."""
-    found: list[tuple[Launch, tuple[int, ...]]] = []
+    found: list[tuple[Plan, tuple[int, ...]]] = []
     run = driver.run
 
-    def spy(launch: Launch, scale: float, addresses: tuple[int, ...], *rest: Any) -> int:
+    def spy(launch: Plan, scale: float, addresses: tuple[int, ...], *rest: Any) -> int:
         found.append((launch, addresses))
         bad = run(launch, scale, addresses, *rest)
         launch.quick = None  # or the next call would pass by here

@@ -50,26 +50,28 @@ def gradients(
     loss: str | Callable[..., ArrayLike],
     operands: Mapping[str, Any],
     options: Mapping[str, Any],
-    wanted: Sequence[str],
-    upstream: ArrayLike | None = None,
+    needs_grad: Sequence[str],
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
-    """The gradients of the ``wanted`` operands, by name.
+    """The gradients of the ``needs_grad`` operands, by name.
 
-    ``upstream`` has the shape of the loss and is 1 everywhere when it is left out. The gradients
+    ``grad_output`` has the shape of the loss and is 1 everywhere when it is left out. The gradients
     of an oracle of one's own (see `value`) are central differences, good to about 8 digits.
     """
     if isinstance(loss, str):
-        found = globals()[loss + "_gradients"](upstream=upstream, **operands, **options)
-        return {name: found[name] for name in wanted}
+        found = globals()[loss + "_gradients"](grad_output=grad_output, **operands, **options)
+        return {name: found[name] for name in needs_grad}
 
     def loss_as_function_of(name: str) -> Callable[[Array], float]:
         def function(moved: Array) -> float:
             result = value(loss, {**operands, name: moved}, options)
-            return float(np.sum(result if upstream is None else real(upstream) * result))
+            return float(np.sum(result if grad_output is None else real(grad_output) * result))
 
         return function
 
-    return {name: central_differences(loss_as_function_of(name), operands[name]) for name in wanted}
+    return {
+        name: central_differences(loss_as_function_of(name), operands[name]) for name in needs_grad
+    }
 
 
 def central_differences(
@@ -103,10 +105,13 @@ def reduce(losses: Array, reduction: str) -> Array:
 
 
 def spread(
-    upstream: ArrayLike | None, shape: tuple[int, ...], reduction: str, divisor: float | None = None
+    grad_output: ArrayLike | None,
+    shape: tuple[int, ...],
+    reduction: str,
+    divisor: float | None = None,
 ) -> Array:
     """The part of the upstream gradient that reaches each element of the unreduced loss."""
-    arriving = real(1.0 if upstream is None else upstream)
+    arriving = real(1.0 if grad_output is None else grad_output)
     if reduction == "mean":
         arriving = arriving / np.float64(np.prod(shape) if divisor is None else divisor)
     return np.broadcast_to(arriving, shape)
@@ -178,13 +183,13 @@ def nll_loss_gradients(
     weight: ArrayLike | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     gradient, labels = np.zeros(np.shape(input)), np.asarray(target)
     rows = classes_last(gradient)
     weights = class_weights(weight, rows.shape[-1])
     total = total_weight(labels, weights, ignore_index)
-    arriving = spread(upstream, labels.shape, reduction, total)
+    arriving = spread(grad_output, labels.shape, reduction, total)
     for place in np.ndindex(labels.shape):
         if labels[place] != ignore_index:
             label = checked(labels[place], len(weights))
@@ -244,7 +249,7 @@ def cross_entropy_gradients(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     """Of the scores; with probabilities for targets also of these and of the weight."""
     rows = classes_last(real(input))
@@ -252,7 +257,7 @@ def cross_entropy_gradients(
     weights = class_weights(weight, classes)
     indexed = is_class_index(target)
     total = total_weight(target, weights, ignore_index) if indexed else None
-    arriving = spread(upstream, rows.shape[:-1], reduction, total)
+    arriving = spread(grad_output, rows.shape[:-1], reduction, total)
     of_input, of_target = np.zeros(np.shape(input)), np.zeros(np.shape(target))
     of_weight = np.zeros(classes)
     for place in np.ndindex(arriving.shape):
@@ -318,11 +323,11 @@ def huber_loss_gradients(
     reduction: str = "mean",
     delta: float = 1.0,
     weight: ArrayLike | None = None,
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     x, y = real(input), real(target)
     w = np.ones(x.shape) if weight is None else real(weight)
-    arriving = spread(upstream, np.broadcast_shapes(x.shape, y.shape), reduction)
+    arriving = spread(grad_output, np.broadcast_shapes(x.shape, y.shape), reduction)
     found = {"input": np.zeros(x.shape), "target": np.zeros(y.shape), "weight": np.zeros(w.shape)}
     for place in np.ndindex(arriving.shape):
         at_x, at_y, at_w = (source(place, operand.shape) for operand in (x, y, w))
@@ -360,10 +365,10 @@ def multilabel_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str =
     rows = as_rows(scores)
     losses = np.zeros(len(rows))
     for n, row in enumerate(rows):
-        wanted = labels_of(as_rows(labels)[n])
-        for j in wanted:
+        needs_grad = labels_of(as_rows(labels)[n])
+        for j in needs_grad:
             for i in range(len(row)):
-                if i in wanted:
+                if i in needs_grad:
                     continue
                 margin = 1 - (row[j] - row[i])
                 if margin > 0 or np.isnan(row[j]) or np.isnan(row[i]):
@@ -376,17 +381,17 @@ def multilabel_margin_loss_gradients(
     input: ArrayLike,
     target: ArrayLike,
     reduction: str = "mean",
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     scores, labels = real(input), np.asarray(target)
     gradient = np.zeros(scores.shape)
     rows = as_rows(scores)
-    arriving = spread(upstream, scores.shape[:-1], reduction).reshape(len(rows))
+    arriving = spread(grad_output, scores.shape[:-1], reduction).reshape(len(rows))
     for n, row in enumerate(rows):
-        wanted = labels_of(as_rows(labels)[n])
-        for j in wanted:
+        needs_grad = labels_of(as_rows(labels)[n])
+        for j in needs_grad:
             for i in range(len(row)):
-                if i not in wanted and 1 - (row[j] - row[i]) > 0:
+                if i not in needs_grad and 1 - (row[j] - row[i]) > 0:
                     as_rows(gradient)[n, j] -= arriving[n] / len(row)
                     as_rows(gradient)[n, i] += arriving[n] / len(row)
     return {"input": gradient}
@@ -426,12 +431,12 @@ def multilabel_soft_margin_loss_gradients(
     target: ArrayLike,
     weight: ArrayLike | None = None,
     reduction: str = "mean",
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     scores, targets, w = real(input), real(target), real(1.0 if weight is None else weight)
     shape = np.broadcast_shapes(scores.shape, targets.shape, w.shape)
     axis = scores.ndim - 1
-    arriving = spread(upstream, shape[:axis] + shape[axis + 1 :], reduction)
+    arriving = spread(grad_output, shape[:axis] + shape[axis + 1 :], reduction)
     found = {
         "input": np.zeros(scores.shape),
         "target": np.zeros(targets.shape),
@@ -475,10 +480,10 @@ def margin_ranking_loss_gradients(
     target: ArrayLike,
     margin: float = 0.0,
     reduction: str = "mean",
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     x1, x2, y = real(input1), real(input2), real(target)
-    arriving = spread(upstream, np.broadcast_shapes(x1.shape, x2.shape, y.shape), reduction)
+    arriving = spread(grad_output, np.broadcast_shapes(x1.shape, x2.shape, y.shape), reduction)
     found = {
         "input1": np.zeros(x1.shape),
         "input2": np.zeros(x2.shape),
@@ -651,7 +656,7 @@ def triplet_gradients(
     margin: float,
     swap: bool,
     reduction: str,
-    upstream: ArrayLike | None,
+    grad_output: ArrayLike | None,
 ) -> Gradients:
     operands = {"anchor": real(anchor), "positive": real(positive), "negative": real(negative)}
     pairs = [("anchor", "positive"), ("anchor", "negative")]
@@ -660,7 +665,7 @@ def triplet_gradients(
     distances = [row_distances(distance, operands[x], operands[y]) for x, y in pairs]
     found = {name: np.zeros(operand.shape) for name, operand in operands.items()}
     shape = np.broadcast_shapes(*(each.shape for each in distances))
-    arriving = spread(upstream, shape, reduction)
+    arriving = spread(grad_output, shape, reduction)
     of_distances = [np.zeros(each.shape) for each in distances]
 
     for place in np.ndindex(shape):
@@ -719,11 +724,11 @@ def triplet_margin_loss_gradients(
     eps: float = 1e-6,
     swap: bool = False,
     reduction: str = "mean",
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     distance = lp(p, eps)
     return triplet_gradients(
-        anchor, positive, negative, distance, margin, swap, reduction, upstream
+        anchor, positive, negative, distance, margin, swap, reduction, grad_output
     )
 
 
@@ -753,9 +758,9 @@ def triplet_margin_with_distance_loss_gradients(
     margin: float = 1.0,
     swap: bool = False,
     reduction: str = "mean",
-    upstream: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
 ) -> Gradients:
     distance = distance_of(distance_function)
     return triplet_gradients(
-        anchor, positive, negative, distance, margin, swap, reduction, upstream
+        anchor, positive, negative, distance, margin, swap, reduction, grad_output
     )

@@ -32,9 +32,9 @@ def tensors_of(case: Case, dtype: str = "float32", **size: Any) -> dict[str, Ten
     return {k: torch.from_numpy(v) for k, v in arrays_of(case, dtype, **size).items()}
 
 
-def leaves_of(case: Case, wanted: Any = None, **size: Any) -> dict[str, Tensor]:
+def leaves_of(case: Case, needs_grad: Any = None, **size: Any) -> dict[str, Tensor]:
     tensors = tensors_of(case, **size)
-    for name in case.differentiable if wanted is None else wanted:
+    for name in case.differentiable if needs_grad is None else needs_grad:
         tensors[name].requires_grad_()
     return tensors
 
@@ -128,11 +128,11 @@ def test_memory_maps(case: Case, tmp_path: Any, launched: list) -> None:
 def test_no_step_in_the_graph_without_a_gradient(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
+    def unsupported(*_: Any) -> None:
         raise AssertionError("nobody asked for a gradient")
 
-    monkeypatch.setattr(routes.LossFunction, "apply", refuse)
-    monkeypatch.setattr(routes, "apply", refuse)
+    monkeypatch.setattr(routes.LossFunction, "apply", unsupported)
+    monkeypatch.setattr(routes, "apply", unsupported)
     assert loss(case, tensors_of(case)).grad_fn is None
     with torch.no_grad():
         assert loss(case, leaves_of(case)).grad_fn is None
@@ -144,7 +144,7 @@ def test_only_wanted_gradients_are_made(case: Case, reduction: str, launched: li
     last = case.differentiable[-1]
     leaves = leaves_of(case, [last])
     loss(case, leaves, reduction=reduction).sum().backward()
-    assert max(sum(launch.wanted) for launch, _ in launched) == 1
+    assert max(sum(launch.needs_grad) for launch, _ in launched) == 1
     assert [name for name, x in leaves.items() if x.grad is not None] == [last]
 
 
@@ -153,15 +153,15 @@ def test_only_wanted_gradients_are_made(case: Case, reduction: str, launched: li
 def test_backward_again_and_again(case: Case, reduction: str) -> None:
     leaves = leaves_of(case)
     value = loss(case, leaves, reduction=reduction)
-    upstream = torch.linspace(0.5, 1.5, value.numel()).view(value.shape)
-    value.backward(upstream, retain_graph=True)
+    grad_output = torch.linspace(0.5, 1.5, value.numel()).view(value.shape)
+    value.backward(grad_output, retain_graph=True)
     once = {name: leaves[name].grad.clone() for name in case.differentiable}
-    value.backward(upstream, retain_graph=True)
-    value.backward(2 * upstream)
+    value.backward(grad_output, retain_graph=True)
+    value.backward(2 * grad_output)
     for name in case.differentiable:
         torch.testing.assert_close(leaves[name].grad, 4 * once[name])
     with pytest.raises(RuntimeError, match="second time"):
-        value.backward(upstream)
+        value.backward(grad_output)
 
 
 @CASE

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 import nbloss
 import nbloss.nn
 from hostile import GOOD
-from nbloss.bridge.originals import ORIGINALS
+from nbloss.bridge.fallback import TORCH_FUNCTIONS
 from nbloss.formula.registry import LOSSES
 from test_bridge import CASE, Case, leaves_of, loss, tensors_of
 from versions import since
@@ -43,7 +43,7 @@ def arguments(name: str) -> list[Tensor]:
 # --- patching -------------------------------------------------------------------------------------
 
 
-def originals() -> dict[str, Callable | None]:
+def fallback() -> dict[str, Callable | None]:
     """What torch has by the names of all losses; None where it has nothing."""
     return {name: getattr(F, name, None) for name in LOSSES}
 
@@ -64,19 +64,19 @@ def test_patched_functions_and_modules(name: str, launched: list) -> None:
 
 
 def test_patching_leaves_nothing_behind() -> None:
-    before = originals()
+    before = fallback()
     nbloss.patch_torch()
     nbloss.patch_torch()  # twice is once
     nbloss.unpatch_torch()
-    assert originals() == before
+    assert fallback() == before
     nbloss.unpatch_torch()
-    assert originals() == before
+    assert fallback() == before
     with nbloss.patch_torch() as outer, nbloss.patch_torch():
         assert repr(outer) == "<nbloss in torch.nn.functional>"
-    assert originals() == before
+    assert fallback() == before
     with pytest.raises(ZeroDivisionError), nbloss.patch_torch():
         _ = 1 / 0
-    assert originals() == before
+    assert fallback() == before
 
 
 def test_an_inner_context_leaves_the_outer_patch() -> None:
@@ -88,28 +88,28 @@ def test_an_inner_context_leaves_the_outer_patch() -> None:
 
 
 def test_patches_that_overlap() -> None:
-    before = originals()
+    before = fallback()
     first, second = nbloss.patch_torch(), nbloss.patch_torch()
     first.__exit__()
     assert F.huber_loss is nbloss.huber_loss
     assert repr(first) == "<nbloss, taken back>"
     second.__exit__()
-    assert originals() == before
+    assert fallback() == before
     second.__exit__()
-    assert originals() == before
+    assert fallback() == before
 
 
 def test_a_patch_can_be_used_again() -> None:
-    before = originals()
+    before = fallback()
     patch = nbloss.patch_torch()
     for _ in range(2):
         with patch:
             assert F.huber_loss is nbloss.huber_loss
-        assert originals() == before
+        assert fallback() == before
 
 
 def test_patches_of_two_threads() -> None:
-    before = originals()
+    before = fallback()
     entered, left = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -126,11 +126,11 @@ def test_patches_of_two_threads() -> None:
     left.set()
     thread.join()
     assert found == [nbloss.huber_loss]
-    assert originals() == before
+    assert fallback() == before
 
 
 def test_patching_in_many_threads() -> None:
-    before = originals()
+    before = fallback()
 
     def work() -> None:
         for _ in range(200):
@@ -142,7 +142,7 @@ def test_patching_in_many_threads() -> None:
         thread.start()
     for thread in pool:
         thread.join()
-    assert originals() == before
+    assert fallback() == before
 
 
 @pytest.mark.parametrize("kind", ["complex", "sparse", "meta", "mixed"])
@@ -151,7 +151,7 @@ def test_what_has_no_kernel_goes_to_torch(kind: str, patched: None) -> None:
     if kind == "complex":
         x = torch.randn(3, 4, dtype=torch.complex64)
         mine = F.triplet_margin_loss(x, y + 0j, y + 1j)
-        theirs = ORIGINALS["triplet_margin_loss"](x, y + 0j, y + 1j)
+        theirs = TORCH_FUNCTIONS["triplet_margin_loss"](x, y + 0j, y + 1j)
         torch.testing.assert_close(mine, theirs)
     elif kind == "sparse":
         with pytest.raises((RuntimeError, NotImplementedError)):

@@ -150,7 +150,7 @@ def expected(random: Formula, given: dict[str, Any], grad_output: Any) -> list[n
 
 def check(random: Formula, tiled: bool, is_compiled: bool) -> None:
     given = operands()
-    upstream = np.linspace(0.5, 1.5, ROWS)[:, None]
+    grad_output = np.linspace(0.5, 1.5, ROWS)[:, None]
     spec = Spec(
         random,
         needs_grad=("x", "y") if tiled else ("x", "y", "s"),
@@ -161,11 +161,11 @@ def check(random: Formula, tiled: bool, is_compiled: bool) -> None:
     )
     for value, has_grad_output in (("each", False), ("sum", False), ("", True)):
         asked = replace(spec, value=value, has_grad_output=has_grad_output)
-        above = upstream if has_grad_output else np.ones((ROWS, 1))
+        above = grad_output if has_grad_output else np.ones((ROWS, 1))
         values, *slopes = expected(random, given, above)
         arrays: dict[str, Any] = dict(given)
         if has_grad_output:
-            arrays[identifier(GRAD_OUTPUT)] = upstream
+            arrays[identifier(GRAD_OUTPUT)] = grad_output
         if tiled:  # a single sample, whose rows lie side by side
             arrays = {n: x.T[None] if n in ("x", "y") else x.T for n, x in arrays.items()}
         found, gradients = computed(asked, arrays, PARAMETERS, is_compiled, ROWS if tiled else 1)

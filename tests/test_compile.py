@@ -47,9 +47,9 @@ def nothing_compiled() -> Iterator[None]:
 def results(function: Callable, leaves: dict[str, Tensor], case: Case) -> list[Tensor]:
     """A value and its gradients."""
     value = function(leaves)
-    upstream = torch.linspace(0.5, 1.5, value.numel()).view(value.shape)
-    wanted = [leaves[name] for name in case.differentiable]
-    return [value.detach(), *torch.autograd.grad(value, wanted, upstream)]
+    grad_output = torch.linspace(0.5, 1.5, value.numel()).view(value.shape)
+    needs_grad = [leaves[name] for name in case.differentiable]
+    return [value.detach(), *torch.autograd.grad(value, needs_grad, grad_output)]
 
 
 def compare(case: Case, compiled: Callable, eager: Callable, **size: Any) -> None:
@@ -377,11 +377,11 @@ def test_opcheck(case: Case) -> None:
     for word, value in case.options(distances).items():
         given[word] = value.key if word == "distance_function" else value
     torch.library.opcheck(getattr(torch.ops.nbloss, case.loss).default, (), given)
-    wanted = [word in case.differentiable for word in operators.TENSORS[case.loss]]
+    needs_grad = [word in case.differentiable for word in operators.TENSORS[case.loss]]
     detached = {k: x.detach() if isinstance(x, Tensor) else x for k, x in given.items()}
     torch.library.opcheck(
         getattr(torch.ops.nbloss, f"{case.loss}_backward").default,
-        (torch.tensor(0.5), wanted),
+        (torch.tensor(0.5), needs_grad),
         detached,
     )
 

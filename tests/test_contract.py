@@ -55,7 +55,7 @@ def fresh(argument: Any) -> Any:
     return argument.detach().clone().requires_grad_(argument.requires_grad)
 
 
-def upstream(value: Tensor) -> Tensor:
+def grad_output(value: Tensor) -> Tensor:
     return torch.linspace(0.5, 1.5, value.numel(), dtype=F64).view(value.shape).to(value)
 
 
@@ -83,7 +83,7 @@ def call(
         else:
             try:
                 for _ in range(backward if outcome.value.requires_grad else 0):
-                    outcome.value.backward(upstream(outcome.value), retain_graph=backward > 1)
+                    outcome.value.backward(grad_output(outcome.value), retain_graph=backward > 1)
             except ERRORS as error:
                 outcome.backward_error = error
     outcome.warnings = [(warning.category, str(warning.message)) for warning in caught]
@@ -434,10 +434,10 @@ def test_views_and_a_second_backward(name: str, view: str) -> None:
 @pytest.mark.parametrize("name", IMAGES)
 def test_which_gradients_are_asked_for(name: str) -> None:
     args = IMAGES[name]
-    for wanted in product((False, True), repeat=len(args)):
+    for needs_grad in product((False, True), repeat=len(args)):
         some = [
             argument.detach().requires_grad_(want and argument.is_floating_point())
-            for argument, want in zip(args, wanted, strict=True)
+            for argument, want in zip(args, needs_grad, strict=True)
         ]
         assert_alike(name, some, {})
 

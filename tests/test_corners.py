@@ -279,9 +279,9 @@ def test_distances_are_let_go() -> None:
 def test_operators_check_what_they_are_given() -> None:
     x, target = torch.randn(1000, 5).log_softmax(1), torch.zeros(1000, dtype=torch.int64)
     rest = (x, target, None, None, -100, None, "none")
-    for upstream in (torch.ones(1), torch.ones(1000, dtype=torch.float64), torch.ones(())):
+    for grad_output in (torch.ones(1), torch.ones(1000, dtype=torch.float64), torch.ones(())):
         with pytest.raises(RuntimeError, match="upstream must be of"):
-            torch.ops.nbloss.nll_loss_backward(upstream, [True, False, False], *rest)
+            torch.ops.nbloss.nll_loss_backward(grad_output, [True, False, False], *rest)
     with pytest.raises(RuntimeError, match="no gradient with respect to weight"):
         torch.ops.nbloss.nll_loss(x, target, torch.ones(5, requires_grad=True))
 

@@ -13,7 +13,7 @@ import pytest
 
 from nbloss.codegen.blocks import INTEGERS
 from nbloss.codegen.spec import FIRST_FIELD
-from nbloss.engine.cuda import launch
+from nbloss.engine.cuda import plan
 from nbloss.engine.patterns.common import VALUE
 
 pytestmark = [
@@ -64,8 +64,8 @@ def test_a_loss_and_its_gradient(driver: Path) -> None:
     assert name.startswith("nbloss_huber_loss_")
     assert (int(threads), stream) == (256, "0xabc")
     assert integers[FIRST_FIELD] * integers[FIRST_FIELD + 1] == 30000  # rows, columns
-    assert integers[launch.COUNT] == int(blocks) == -(-30000 // 1024)
-    assert all(integers[at] for at in (VALUE, launch.LEFT, launch.ERRORS, launch.SEEN))
+    assert integers[plan.COUNT] == int(blocks) == -(-30000 // 1024)
+    assert all(integers[at] for at in (VALUE, plan.PARTIALS_AT, plan.ERRORS, plan.SEEN))
     assert np.allclose(floats[:3], [1 / 30000, 1 / 30000, 1.0], rtol=1e-6)
     assert add_up[0].startswith("nbloss_add_up_float32")
     assert add_up[1] == "1"

@@ -24,7 +24,7 @@ from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
 from nbloss.bridge import torch as torch_bridge
-from nbloss.engine.cuda import compiler, grid, launch
+from nbloss.engine.cuda import compiler, grid, plan
 from nbloss.engine.cuda.compiler import Kernel
 from nbloss.formula.registry import LOSSES
 from own_loss import own_losses
@@ -53,11 +53,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Kernel]]:
     """What would be launched if all memory were a device's."""
     found: list[Kernel] = []
 
-    def start(self: launch.Launch, xp: Any, arrays: list) -> None:
+    def start(self: plan.Plan, xp: Any, arrays: list) -> None:
         found.extend(stage.kernel for stage in self.stages)
 
     monkeypatch.setattr(torch_bridge, "device", lambda x: 0)
-    monkeypatch.setattr(launch.Launch, "start", start)
+    monkeypatch.setattr(plan.Plan, "start", start)
     forget()
     yield found
     forget()  # or the next call of this kind would go to the device

@@ -286,9 +286,9 @@ def test_backward_twice_and_by_any_number() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_number_from_above_whose_sign_is_a_bit(dtype: torch.dtype) -> None:
     x, y = torch.randn(3, 5, dtype=dtype, requires_grad=True), torch.randn(3, 5, dtype=dtype)
-    upstream = torch._neg_view(torch.ones((), dtype=dtype))
-    (ours,) = torch.autograd.grad(nbloss.huber_loss(x, y), x, upstream)
-    (theirs,) = torch.autograd.grad(torch.nn.functional.huber_loss(x, y), x, upstream)
+    grad_output = torch._neg_view(torch.ones((), dtype=dtype))
+    (ours,) = torch.autograd.grad(nbloss.huber_loss(x, y), x, grad_output)
+    (theirs,) = torch.autograd.grad(torch.nn.functional.huber_loss(x, y), x, grad_output)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -324,8 +324,8 @@ def test_results_are_the_same_to_the_bit(case: Case) -> None:
     results = []
     for _ in range(2):
         made = rounded(case.make(), "float32")
-        upstream = np.ones(())
-        results.append(on_tensors(nbloss, case, made, "float32", "mean", upstream))
+        grad_output = np.ones(())
+        results.append(on_tensors(nbloss, case, made, "float32", "mean", grad_output))
     (value, gradients), (again, gradients_again) = results
     assert np.array_equal(value, again)
     for name, gradient in gradients.items():

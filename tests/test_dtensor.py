@@ -186,13 +186,13 @@ class Rank:
         given = self.operands(case, placed)
         options = {**case.options, "reduction": reduction}
         expected = oracles.value(case.name, case.operands, options)
-        upstream = np.random.default_rng(1).normal(size=expected.shape)
-        slopes = oracles.gradients(case.name, case.operands, options, case.leaves, upstream)
+        grad_output = np.random.default_rng(1).normal(size=expected.shape)
+        slopes = oracles.gradients(case.name, case.operands, options, case.leaves, grad_output)
         found: dict[str, Any] = {}
         try:
             value = call(getattr(nbloss, case.name), {**given, **options})
             found["value"] = off(value, expected)
-            value.full_tensor().backward(torch.from_numpy(upstream))
+            value.full_tensor().backward(torch.from_numpy(grad_output))
             found["gradients"] = max(off(given[key].grad, slopes[key]) for key in case.leaves)
         except Exception as error:
             found["error"] = type(error).__name__, str(error)

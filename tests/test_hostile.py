@@ -19,7 +19,7 @@ from torch import Tensor
 import nbloss
 from conftest import forget
 from hostile import CALLS, CLASSES, GOOD, MULTI, NAN, REDUCTIONS, Call, indices, real, whole
-from nbloss.engine.launch import WALKS, Launch
+from nbloss.engine.plan import VALIDATIONS, Plan
 from test_contract import ERRORS, assert_alike, assert_same, call
 from versions import since
 
@@ -36,7 +36,7 @@ for row in CALLS:
 Function = Callable[..., Any]
 
 
-def survey(calls: Iterable[Call], check: Callable[[Call], None]) -> None:
+def validate(calls: Iterable[Call], check: Callable[[Call], None]) -> None:
     """Check every call of a group, and report all that fail."""
     failures = []
     for one in calls:
@@ -97,7 +97,7 @@ def check_tensors(row: Call) -> None:
 @since(2, 13)  # whose errors ours are
 @pytest.mark.parametrize("label", GROUPS)
 def test_tensors(label: str) -> None:
-    survey(GROUPS[label], check_tensors)
+    validate(GROUPS[label], check_tensors)
 
 
 def as_array(value: Any) -> Any:
@@ -133,7 +133,7 @@ def check_arrays(row: Call) -> None:
 
 @pytest.mark.parametrize("label", GROUPS)
 def test_arrays(label: str) -> None:
-    survey(filter(arrays_make_sense, GROUPS[label]), check_arrays)
+    validate(filter(arrays_make_sense, GROUPS[label]), check_arrays)
 
 
 def check_gradients(row: Call) -> None:
@@ -142,7 +142,7 @@ def check_gradients(row: Call) -> None:
 
 @pytest.mark.parametrize("label", GROUPS)
 def test_gradients(label: str) -> None:
-    survey((row for row in GROUPS[label] if row.error is None), check_gradients)
+    validate((row for row in GROUPS[label] if row.error is None), check_gradients)
 
 
 # --- arrays that NumPy alone can make -----------------------------------------------------------
@@ -278,26 +278,26 @@ def test_rows_of_one_coordinate_beside_rows_of_none(widths: tuple, swap: bool) -
 def test_targets_that_change_before_backward(name: str, reduction: str) -> None:
     """What was in range in forward is not in backward: nothing may follow the new index."""
     good = real(GOOD[name][0].tolist())
-    wanted = call(getattr(theirs, name), (good, GOOD[name][1]), {"reduction": reduction})
+    needs_grad = call(getattr(theirs, name), (good, GOOD[name][1]), {"reduction": reduction})
     for bad in (10**6, -(2**63), 2**63 - 1):
         x, t = good.detach().clone().requires_grad_(), GOOD[name][1].clone()
         loss = getattr(ours, name)(x, t, reduction=reduction)
         t.numpy()[...] = bad  # behind the back of torch's version counter
-        upstream = torch.linspace(0.5, 1.5, loss.numel()).view(loss.shape)
+        grad_output = torch.linspace(0.5, 1.5, loss.numel()).view(loss.shape)
         for _ in range(2):
             x.grad = None
-            _, error = attempt(loss.backward, (upstream,), {"retain_graph": True})
+            _, error = attempt(loss.backward, (grad_output,), {"retain_graph": True})
             if error is not None:
                 assert isinstance(error, (IndexError, RuntimeError)), repr(error)
             elif not x.grad.isnan().all():  # a row whose target has gone bad is NaN
-                torch.testing.assert_close(x.grad, wanted.gradients[0])
+                torch.testing.assert_close(x.grad, needs_grad.gradients[0])
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("bad", [5, -2, 10**6, -(2**63), 2**63 - 1])
 @pytest.mark.parametrize("name", (*CLASSES, MULTI))
 def test_kernels_guard_labels_themselves(
-    name: str, bad: int, reduction: str, launched: list[tuple[Launch, Any]]
+    name: str, bad: int, reduction: str, launched: list[tuple[Plan, Any]]
 ) -> None:
     """As if a label had changed after it was validated: its row is NaN, and all others are right.
 
@@ -309,7 +309,7 @@ def test_kernels_guard_labels_themselves(
     value, gradient = both(x, t, **weight, reduction=reduction)
     assert launched
     for launch, _ in launched:
-        launch.record[WALKS] = 0
+        launch.record[VALIDATIONS] = 0
     spoilt = t.copy()
     spoilt[1, ...] = bad
     try:

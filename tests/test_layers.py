@@ -1,6 +1,8 @@
 """How the modules of the package rest on each other: one way, without circles."""
 
 import ast
+import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,34 @@ def test_the_bottom_knows_neither_numba_nor_torch() -> None:
     for name, path in MODULES.items():
         if layer(name) < LAYERS.index("codegen"):
             assert not {"numba", "torch"} & {found.split(".")[0] for found in imports(path)}, name
+
+
+# What the package does not call things, and what it calls them instead.
+INSTEAD = {
+    "upstream": "grad_output",
+    "wanted": "needs_grad",
+    "early": "in_forward",
+    "likeness": "cache_key",
+    "fits": "guard",
+    "remember": "cache_plan",
+    "originals": "fallback",
+    "refuse": "unsupported",
+    "Unserved": "Unsupported",
+    "contract": "validation",
+    "survey": "validate",
+    "face": "public_function",
+    "Launch": "Plan",
+    "prepared": "plan_for",
+}
+PROSE = ("whoever", "somebody", "nobody", "gradient from above", "derivative by", "gradient by")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_are_those_of_the_field(module: str) -> None:
+    with tokenize.open(MODULES[module]) as file:
+        tokens = list(tokenize.generate_tokens(file.readline))
+    names = {token.string for token in tokens if token.type == tokenize.NAME}
+    assert {name: INSTEAD[name] for name in names & INSTEAD.keys()} == {}
+    texts = [x.string.lower() for x in tokens if x.type in (tokenize.STRING, tokenize.COMMENT)]
+    found = [word for word in PROSE if any(re.search(rf"\b{word}\b", text) for text in texts)]
+    assert found == []

@@ -63,7 +63,7 @@ def on_tensors(
     made: dict[str, Any],
     dtype: str,
     reduction: str,
-    upstream: Any,
+    grad_output: Any,
     device: str = "cpu",
 ) -> tuple[Any, dict[str, Any]]:
     """Call a library's function on tensors, and go backward."""
@@ -80,7 +80,7 @@ def on_tensors(
     )
     gradients = {}
     if value.requires_grad:
-        value.backward(torch.as_tensor(upstream).to(value))
+        value.backward(torch.as_tensor(grad_output).to(value))
         gradients = {
             name: tensors[name].grad.double().cpu().numpy()
             for name in wanted_of(case)
@@ -97,10 +97,10 @@ def wanted_of(case: Any) -> tuple[str, ...]:
 def kernels_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where a call would be handed to torch."""
 
-    def refuse(name: str, error: Exception, *rest: Any) -> None:
+    def unsupported(name: str, error: Exception, *rest: Any) -> None:
         raise AssertionError(f"{name} was handed to torch: {error}") from error
 
-    monkeypatch.setattr("nbloss.bridge.originals.unserved", refuse)
+    monkeypatch.setattr("nbloss.bridge.fallback.unserved", unsupported)
 
 
 # All cases in float32; in the other types, which differ in how numbers are read and written, the
@@ -120,14 +120,14 @@ def test_tensors(case: Case, dtype: str, kernels_only: None, device: str = "cpu"
     )
     for reduction in REDUCTIONS:
         truth = case.value(made, reduction)
-        upstream = rounded({"u": np.linspace(0.5, 1.5, truth.size).reshape(truth.shape)}, dtype)[
+        grad_output = rounded({"u": np.linspace(0.5, 1.5, truth.size).reshape(truth.shape)}, dtype)[
             "u"
         ]
-        slopes = case.gradients(made, reduction, upstream)
-        value, gradients = on_tensors(nbloss, case, made, dtype, reduction, upstream, device)
+        slopes = case.gradients(made, reduction, grad_output)
+        value, gradients = on_tensors(nbloss, case, made, dtype, reduction, grad_output, device)
         if torch_can:
             theirs, their_gradients = on_tensors(
-                torch.nn.functional, case, made, dtype, reduction, upstream
+                torch.nn.functional, case, made, dtype, reduction, grad_output
             )
         near = error(theirs, truth, dtype) if torch_can else 0.0
         assert error(value, truth, dtype) <= max(ROUNDINGS, SLACK * near), reduction
@@ -177,8 +177,8 @@ def test_arrays(case: Case, dtype: str, tiny_chunks: None) -> None:
 @pytest.mark.parametrize("kink", KINKS, ids=lambda kink: kink.id)
 def test_kinks(kink: Kink, dtype: str, kernels_only: None, device: str = "cpu") -> None:
     made = kink.make()
-    upstream = np.ones(np.shape(kink.value))
-    value, gradients = on_tensors(nbloss, kink, made, dtype, kink.reduction, upstream, device)
+    grad_output = np.ones(np.shape(kink.value))
+    value, gradients = on_tensors(nbloss, kink, made, dtype, kink.reduction, grad_output, device)
     tolerance = {"rtol": 8 * EPS[dtype], "atol": 8 * EPS[dtype]}
     np.testing.assert_allclose(value, kink.value, **tolerance)
     for name, gradient in kink.gradients.items():

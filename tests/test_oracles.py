@@ -18,12 +18,12 @@ def test_torch_agrees(case: Case) -> None:
     made = rounded(case.make(rng=1), "float64")
     for reduction in REDUCTIONS:
         truth = case.value(made, reduction)
-        upstream = np.linspace(-1.0, 1.5, truth.size).reshape(truth.shape)
+        grad_output = np.linspace(-1.0, 1.5, truth.size).reshape(truth.shape)
         value, gradients = on_tensors(
-            torch.nn.functional, case, made, "float64", reduction, upstream
+            torch.nn.functional, case, made, "float64", reduction, grad_output
         )
         np.testing.assert_allclose(value, truth, rtol=1e-9, atol=1e-12)
-        slopes = case.gradients(made, reduction, upstream)
+        slopes = case.gradients(made, reduction, grad_output)
         for name, gradient in gradients.items():
             np.testing.assert_allclose(gradient, slopes[name], rtol=1e-7, atol=1e-9)
 

@@ -98,11 +98,11 @@ def assert_same(mine: Callable, theirs: Callable, arguments: Any, dtype: torch.d
     for function in (mine, theirs):
         args, kwargs = fresh(arguments)
         value = function(*args, **kwargs)
-        wanted = leaves((args, kwargs))
+        needs_grad = leaves((args, kwargs))
         gradients: Any = []
         if value.requires_grad:
-            upstream = torch.ones_like(value)
-            gradients = torch.autograd.grad(value, wanted, upstream, materialize_grads=True)
+            grad_output = torch.ones_like(value)
+            gradients = torch.autograd.grad(value, needs_grad, grad_output, materialize_grads=True)
         results.append([value.detach(), *gradients])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCES.get(dtype, {}))
@@ -131,8 +131,8 @@ def test_derivatives(op: Any, record_property: Callable) -> None:
     loss = getattr(nbloss, name_of(op))
     for sample in samples:
         everything = (sample.input, *sample.args, *sample.kwargs.values())
-        wanted = [x for x in everything if isinstance(x, Tensor) and x.requires_grad]
-        if not wanted[0].numel():
+        needs_grad = [x for x in everything if isinstance(x, Tensor) and x.requires_grad]
+        if not needs_grad[0].numel():
             continue  # gradcheck has nothing to vary
 
         def function(*inputs: Tensor, everything: tuple = everything, sample: Any = sample) -> Any:
@@ -145,13 +145,13 @@ def test_derivatives(op: Any, record_property: Callable) -> None:
 
         assert torch.autograd.gradcheck(
             function,
-            wanted,
+            needs_grad,
             fast_mode=True,
             check_forward_ad=True,
             check_batched_grad=True,
             check_batched_forward_grad=True,
         )
-        assert torch.autograd.gradgradcheck(function, wanted, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, needs_grad, fast_mode=True)
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op.error_inputs_func], ids=name_of)
@@ -201,8 +201,8 @@ class Judge(TorchTestCase):
         given = given if isinstance(given, tuple) else (given,)
         return criterion(*given, target, *extra_args)
 
-    def _backward(self, module: Any, given: Any, output: Tensor, upstream: Tensor) -> Any:
-        output.backward(upstream, retain_graph=True)
+    def _backward(self, module: Any, given: Any, output: Tensor, grad_output: Tensor) -> Any:
+        output.backward(grad_output, retain_graph=True)
         return tuple(x.grad for x in given) if isinstance(given, tuple) else given.grad
 
     def _zero_grad_input(self, given: Any) -> None:

@@ -151,13 +151,13 @@ def test_vmap(case: Case, reduction: str) -> None:
     stacked = [torch.stack([tensors[name] for tensors in batch]) for name in names]
     expected = torch.stack([function(*tensors.values()) for tensors in batch])
     torch.testing.assert_close(torch.func.vmap(function)(*stacked), expected)
-    wanted = tuple(names.index(name) for name in case.differentiable)
+    needs_grad = tuple(names.index(name) for name in case.differentiable)
 
     def total(*operands: Tensor) -> Tensor:
         return function(*operands).sum()
 
-    found = torch.func.vmap(torch.func.grad(total, wanted))(*stacked)
-    for k, gradient in zip(wanted, found, strict=True):
+    found = torch.func.vmap(torch.func.grad(total, needs_grad))(*stacked)
+    for k, gradient in zip(needs_grad, found, strict=True):
         for row, tensors in zip(gradient, batch, strict=True):
             rest = {**tensors}
 
@@ -360,15 +360,15 @@ LOOPING = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
 def assert_functionalized(function: Callable, operands: tuple, expected: tuple) -> None:
     """Compare values and gradients in all places that the transform can stand in."""
-    wanted = places(operands)
+    needs_grad = places(operands)
     torch.testing.assert_close(functionalize(function)(*operands), function(*operands))
     for gradient in (
-        functionalize(torch.func.grad(function, wanted)),
-        torch.func.grad(functionalize(function), wanted),
-        make_fx(functionalize(torch.func.grad(function, wanted)))(*operands),
+        functionalize(torch.func.grad(function, needs_grad)),
+        torch.func.grad(functionalize(function), needs_grad),
+        make_fx(functionalize(torch.func.grad(function, needs_grad)))(*operands),
         lambda *operands: tuple(
             x[0]
-            for x in functionalize(torch.func.vmap(torch.func.grad(function, wanted)))(
+            for x in functionalize(torch.func.vmap(torch.func.grad(function, needs_grad)))(
                 *(torch.stack([x, -x]) for x in operands)
             )
         ),

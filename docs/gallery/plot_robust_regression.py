@@ -55,8 +55,8 @@ def robust(values, delta=20.0):
 
 
 truth = squares(progression)
-fits = {"squares": squares(written), "Huber": robust(written)}
-for name, fit in fits.items():
+guard = {"squares": squares(written), "Huber": robust(written)}
+for name, fit in guard.items():
     print(f"{name:8} slope {fit[1]:5.2f}, without the slips {truth[1]:.2f}")
 
 # %%
@@ -70,7 +70,7 @@ axis.scatter(index[slips], written[slips], s=18, color="tab:red", label="slips")
 span = np.array([index.min(), index.max()])
 line = np.column_stack([np.ones(2), span - index.mean()])
 axis.plot(span, line @ truth, color="black", linestyle=":", label="squares, without the slips")
-for (name, fit), color in zip(fits.items(), ("tab:orange", "tab:blue"), strict=True):
+for (name, fit), color in zip(guard.items(), ("tab:orange", "tab:blue"), strict=True):
     axis.plot(span, line @ fit, color=color, label=name)
 axis.set(xlabel="body mass index", ylabel="progression after a year")
 axis.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,7 @@ from typing import Any
 
 from nbloss.bridge import numpy
 from nbloss.bridge.numpy import is_on_device
-from nbloss.bridge.refusal import Unserved
+from nbloss.bridge.unsupported import Unsupported
 from nbloss.engine.problem import Problem
 
 
@@ -43,5 +43,5 @@ def built(xp: Any, function: Any, arguments: tuple, named: dict[str, Any]) -> Pr
     """Check the arguments of a public function; raise what is wrong with them."""
     try:
         return xp.on_one_device(function.build(xp, *arguments, **named))
-    except Unserved as refusal:
-        raise refusal.error from None
+    except Unsupported as reason:
+        raise reason.error from None

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.losses.distances import lp
 
 FLOATS = ("float16", "float32", "float64")
@@ -50,7 +50,7 @@ def operands(take: Take, loss: str, integers: bool, named: dict[str, Any]) -> tu
         floating = x.dtype.name in FLOATS
         if not floating and (x.dtype.kind not in "iu" or (x is arrays[0] and not integers)):
             also = ", or of integers" if x is not arrays[0] or integers else ""
-            refuse(
+            unsupported(
                 NotImplementedError(
                     f"{loss}(): {name} must be of float16, float32 or float64{also}; "
                     f"got {x.dtype.name}"
@@ -75,7 +75,7 @@ def labels(
     """
     x = take(loss, argument, value)
     if x.dtype.name not in dtypes:
-        refuse(RuntimeError(message + x.dtype.name))
+        unsupported(RuntimeError(message + x.dtype.name))
     return x.astype(np.int64, copy=False)
 
 
@@ -83,7 +83,7 @@ def class_weight(take: Take, loss: str, argument: str, value: Any, like: Any) ->
     """Take the weights of classes, which must have the input's type."""
     x = take(loss, argument, value)
     if x.dtype != like.dtype:
-        refuse(
+        unsupported(
             RuntimeError(
                 f"expected {argument} of dtype {like.dtype} like input but found {x.dtype}"
             )

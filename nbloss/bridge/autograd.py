@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from nbloss.bridge import composite
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.engine.evaluate import AnyLaunch, backward, fitted, rescale, run
+from nbloss.engine.evaluate import AnyPlan, backward, fitted, rescale, run
 from nbloss.engine.problem import Problem, present
 
 _grad_enabled = torch.is_grad_enabled
@@ -25,7 +25,7 @@ _saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 is_plain = tensors_bridge.is_plain
 
 
-class Kind(NamedTuple):
+class CallPlan(NamedTuple):
     """What calls that are alike have in common: everything but the tensors.
 
     Attributes
@@ -33,13 +33,13 @@ class Kind(NamedTuple):
     problem : Problem
     operands : int
         How many of the tensors are operands; the rest are the constants that there are.
-    wanted : tuple of bool
+    needs_grad : tuple of bool
         The operands that need a gradient; empty if none does.
-    early : tuple of bool
+    in_forward : tuple of bool
         The operands whose gradients are made together with the value.
-    launch : Launch or None
+    plan : Plan or None
         What gives the value; None if the tensors may not lie as it takes them.
-    fits : function or None
+    guard : function or None
         Tells whether tensors are of this kind.
     keeps : bool
         Whether any gradient is made together with the value, and kept for the backward pass.
@@ -55,16 +55,16 @@ class Kind(NamedTuple):
         What the tensors are.
     copied : bool
         Whether there are inference tensors among them, which autograd does not save.
-    late : list of Launch
+    in_backward : list of Plan
         What makes the gradients of a reduced loss in the backward pass, once it has been needed.
     """
 
     problem: Problem
     operands: int
-    wanted: tuple[bool, ...]
-    early: tuple[bool, ...]
-    launch: AnyLaunch | None = None
-    fits: Any = None
+    needs_grad: tuple[bool, ...]
+    in_forward: tuple[bool, ...]
+    plan: AnyPlan | None = None
+    guard: Any = None
     keeps: bool = False
     size: int = 0
     on_device: bool = False
@@ -72,30 +72,30 @@ class Kind(NamedTuple):
     nothing: tuple[None, ...] = ()
     saved: tuple[tuple[torch.dtype, torch.device, tuple[int, ...]], ...] = ()
     copied: bool = False
-    late: list[AnyLaunch] = []  # noqa: RUF012 (`bare` gives each its own)
+    in_backward: list[AnyPlan] = []  # noqa: RUF012 (`bare` gives each its own)
 
     def bare(
-        self, launch: AnyLaunch | None = None, fits: Callable[..., bool] | None = None
-    ) -> "Kind":
+        self, plan: AnyPlan | None = None, guard: Callable[..., bool] | None = None
+    ) -> "CallPlan":
         """Let go of the arrays."""
         operands, constants = self.problem.operands, self.problem.constants
         tensors = (*operands, *present(constants))
         return self._replace(
             problem=replace(self.problem, operands=(), constants=()),
-            launch=launch,
-            fits=fits,
-            keeps=any(self.early),
+            plan=plan,
+            guard=guard,
+            keeps=any(self.in_forward),
             size=sum(
                 x.numel() * x.element_size()
-                for x, early in zip(operands, self.early, strict=True)
-                if early
+                for x, in_forward in zip(operands, self.in_forward, strict=True)
+                if in_forward
             ),
             on_device=tensors_bridge.device(operands[0]) is not None,
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),
             saved=tuple((x.dtype, x.device, tuple(x.shape)) for x in tensors),
             copied=any(x.is_inference() for x in tensors),
-            late=[],
+            in_backward=[],
         )
 
     def filled(self, tensors: tuple) -> Problem:
@@ -143,13 +143,13 @@ class Counted:
         pop(id(self), None)
 
 
-def early(problem: Problem, wanted: tuple[bool, ...]) -> tuple[bool, ...]:
+def in_forward(problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[bool, ...]:
     """Say which gradients a call should make together with its value.
 
     Parameters
     ----------
     problem : Problem
-    wanted : tuple of bool
+    needs_grad : tuple of bool
         The operands that need a gradient; empty if none does.
 
     Returns
@@ -159,19 +159,19 @@ def early(problem: Problem, wanted: tuple[bool, ...]) -> tuple[bool, ...]:
     """
     first, definition = problem.operands[0], problem.definition
     none = (False,) * len(problem.operands)
-    if not wanted or first.dtype in tensors_bridge.HALF:
+    if not needs_grad or first.dtype in tensors_bridge.HALF:
         return none  # a half type rounds its gradient once: when `grad_output` is known
     if problem.reduction == "none":
         # Where torch keeps no operand for its backward pass, neither does nbloss: the caller may
         # change it in place. Elsewhere one walk with `grad_output` costs less than two.
         on_device = tensors_bridge.device(first) is not None
-        return none if definition.saves_operands or on_device else wanted
+        return none if definition.saves_operands or on_device else needs_grad
     if definition.sparse_gradient and first.numel() * first.element_size() >= SPARSE:
         return none  # the value takes a fraction of the time of the gradient: nothing is saved
-    return wanted
+    return needs_grad
 
 
-def is_kept(kind: Kind) -> bool:
+def is_kept(kind: CallPlan) -> bool:
     """Whether gradients are made now and kept, or else made in the backward pass.
 
     Under hooks for saved tensors (a checkpoint frees them, others move them to another device)
@@ -187,20 +187,20 @@ def is_kept(kind: Kind) -> bool:
 
 
 def first_pass(
-    kind: Kind, tensors: tuple, gradients: bool, launch: AnyLaunch | None
+    kind: CallPlan, tensors: tuple, gradients: bool, plan: AnyPlan | None
 ) -> tuple[Tensor, list]:
     """Give the value and, if asked for, the early gradients, whose `grad_output` is 1."""
     arrays = tensors
-    if launch is None or (kind.keeps and not gradients):
+    if plan is None or (kind.keeps and not gradients):
         problem = kind.filled(tensors)
-        early = kind.early if gradients else (False,) * kind.operands
+        in_forward = kind.in_forward if gradients else (False,) * kind.operands
         value = "each" if problem.reduction == "none" else "sum"
-        launch, operands, _ = fitted(tensors_bridge, problem, early, value)
+        plan, operands, _ = fitted(tensors_bridge, problem, in_forward, value)
         arrays = (*operands, *present(problem.constants))
-    return run(tensors_bridge, launch, arrays)
+    return run(tensors_bridge, plan, arrays)
 
 
-def scale(kind: Kind, gradients: list, grad_output: Tensor) -> list:
+def scale(kind: CallPlan, gradients: list, grad_output: Tensor) -> list:
     """Multiply early gradients by `grad_output`, in place."""
     problem = kind.problem
     if problem.reduction == "none":
@@ -209,7 +209,7 @@ def scale(kind: Kind, gradients: list, grad_output: Tensor) -> list:
     return gradients
 
 
-def beside(grad_output: Tensor, kind: Kind) -> Tensor:
+def beside(grad_output: Tensor, kind: CallPlan) -> Tensor:
     """View `grad_output`, one number a value, so that it broadcasts to the operands."""
     rank = len(kind.saved[0][2])
     if grad_output.dim() == rank:
@@ -218,28 +218,30 @@ def beside(grad_output: Tensor, kind: Kind) -> Tensor:
     return grad_output.unsqueeze(axis)
 
 
-def came_back(kind: Kind, tensors: tuple) -> bool:
+def came_back(kind: CallPlan, tensors: tuple) -> bool:
     """Whether saved tensors are as they were; hooks may have put others in their place."""
-    return kind.fits is not None and kind.fits(*tensors)
+    return kind.guard is not None and kind.guard(*tensors)
 
 
-def late(kind: Kind, tensors: tuple, grad_output: Tensor) -> list:
+def gradients_in_backward(kind: CallPlan, tensors: tuple, grad_output: Tensor) -> list:
     """Make the gradients in the backward pass."""
     reduced = kind.problem.reduction != "none" and not kind.on_device
     if reduced and came_back(kind, tensors):
-        if not kind.late:
-            kind.late.append(fitted(tensors_bridge, kind.filled(tensors), kind.wanted, "")[0])
-        return run(tensors_bridge, kind.late[0], tensors, grad_output.item())[1]
-    return backward(tensors_bridge, kind.filled(tensors), grad_output, kind.wanted)
+        if not kind.in_backward:
+            kind.in_backward.append(
+                fitted(tensors_bridge, kind.filled(tensors), kind.needs_grad, "")[0]
+            )
+        return run(tensors_bridge, kind.in_backward[0], tensors, grad_output.item())[1]
+    return backward(tensors_bridge, kind.filled(tensors), grad_output, kind.needs_grad)
 
 
 class LossFunction(torch.autograd.Function):
     """A kernel as a step of the autograd graph."""
 
     @staticmethod
-    def forward(ctx: Any, kind: Kind, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, kind: CallPlan, *tensors: Tensor) -> Tensor:
         keeps = kind.keeps and is_kept(kind)
-        value, gradients = first_pass(kind, tensors, keeps, kind.launch)
+        value, gradients = first_pass(kind, tensors, keeps, kind.plan)
         ctx.kind = kind
         ctx.gradients = gradients if keeps else None
         if keeps and kind.size >= SMALL:
@@ -263,7 +265,11 @@ class LossFunction(torch.autograd.Function):
             or ((kind.on_device or kind.problem.reduction == "none") and not is_plain(grad_output))
         ):
             problem = kind.filled(ctx.saved_tensors)
-            return (None, *composite.gradients(problem, grad_output, kind.wanted), *kind.nothing)
+            return (
+                None,
+                *composite.gradients(problem, grad_output, kind.needs_grad),
+                *kind.nothing,
+            )
         # What the forward pass made is given away once. It needs no operand, so that an operand may
         # have been changed in place; `saved_tensors` would raise.
         gradients, ctx.gradients = ctx.gradients, None
@@ -271,10 +277,10 @@ class LossFunction(torch.autograd.Function):
         if gradients is None:
             tensors = ctx.saved_tensors
             if not kind.keeps:
-                return (None, *late(kind, tensors, grad_output), *kind.nothing)
+                return (None, *gradients_in_backward(kind, tensors, grad_output), *kind.nothing)
             # The same arithmetic as if they had been kept, for the same bits.
-            launch = kind.launch if came_back(kind, tensors) else None
-            _, gradients = first_pass(kind, tensors, True, launch)
+            plan = kind.plan if came_back(kind, tensors) else None
+            _, gradients = first_pass(kind, tensors, True, plan)
         return (None, *scale(kind, gradients, grad_output), *kind.nothing)
 
 

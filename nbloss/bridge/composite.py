@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nbloss.bridge import originals, sharded
+from nbloss.bridge import fallback, sharded
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.refusal import Unserved
+from nbloss.bridge.unsupported import Unsupported
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
 from nbloss.formula import derive, expression
 from nbloss.formula.distance import Distance
@@ -129,22 +129,22 @@ class Evaluation(NamedTuple):
         shape = tensors[0].shape
         return value.expand((*shape[:-1], 1) if self.formula.rowwise else shape)
 
-    def slopes(self, tensors: Any, grad_output: Tensor, wanted: Any) -> list[Tensor | None]:
+    def slopes(self, tensors: Any, grad_output: Tensor, needs_grad: Any) -> list[Tensor | None]:
         graph = self.formula.graph(**dict(self.options))
         kinds = self.formula.operands
-        upstream = expression.operand(
+        of_call = expression.operand(
             "grad_output", "per_row" if self.formula.rowwise else "element"
         )
         operands = [
             expression.operand(name, kinds[name])
-            for name, needed in zip(self.names, wanted, strict=True)
+            for name, needed in zip(self.names, needs_grad, strict=True)
             if needed
         ]
-        found = iter(self.evaluated(derive.slopes(graph, operands, upstream), tensors, grad_output))
-        return [next(found) if needed else None for needed in wanted]
+        found = iter(self.evaluated(derive.slopes(graph, operands, of_call), tensors, grad_output))
+        return [next(found) if needed else None for needed in needs_grad]
 
-    def gradients(self, tensors: Any, grad_output: Tensor, wanted: Any) -> list[Tensor | None]:
-        found = self.slopes(tensors, grad_output, wanted)
+    def gradients(self, tensors: Any, grad_output: Tensor, needs_grad: Any) -> list[Tensor | None]:
+        found = self.slopes(tensors, grad_output, needs_grad)
         return [
             None if x is None else x.expand(tensor.shape)
             for x, tensor in zip(found, tensors, strict=True)
@@ -321,14 +321,14 @@ def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     name = function.build.__name__
     if sharded.among(arguments, named):  # below the wrappers of torch.func, which are plain tensors
         error = NotImplementedError(f"{name}(): no kernel for DTensors")
-        return originals.unserved(name, error, arguments, named)
-    if is_functionalized() and (own := originals.original(name, named)) is not None:
+        return fallback.fall_back(name, error, arguments, named)
+    if is_functionalized() and (own := fallback.torch_function(name, named)) is not None:
         return own(*arguments, **named)
     try:
         problem = function.build(tensors_bridge, *arguments, **named)
         tensors_bridge.on_one_device(problem)
-    except Unserved as refusal:
-        return originals.unserved(name, refusal.error, arguments, named)
+    except Unsupported as reason:
+        return fallback.fall_back(name, reason.error, arguments, named)
     return evaluate(problem)
 
 
@@ -355,20 +355,20 @@ def evaluate(problem: Problem) -> Tensor:
 
 
 @uncompiled
-def gradients(problem: Problem, upstream: Tensor, wanted: tuple[bool, ...]) -> tuple:
-    """Give the wanted gradients; they can be differentiated again if autograd is on."""
+def gradients(problem: Problem, grad_output: Tensor, needs_grad: tuple[bool, ...]) -> tuple:
+    """Give the gradients that are needed; they can be differentiated again if autograd is on."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Differentiated by views: an operand's own history, which another operand may share, and
         # its hooks are for the caller's graph.
         views = tuple(x.view_as(x) for x in problem.operands)
         value = evaluate(replace(problem, operands=views))
-    operands = [x for x, want in zip(views, wanted, strict=True) if want]
+    operands = [x for x, want in zip(views, needs_grad, strict=True) if want]
     found = torch.autograd.grad(
-        value, operands, upstream, create_graph=again, materialize_grads=True
+        value, operands, grad_output, create_graph=again, materialize_grads=True
     )
     remaining = iter(found)
-    return tuple(next(remaining) if want else None for want in wanted)
+    return tuple(next(remaining) if want else None for want in needs_grad)
 
 
 def pullback(problem: Problem, grad_output: Tensor, needs_grad: tuple[bool, ...]) -> tuple:

@@ -58,7 +58,7 @@ def expand(operands: tuple, shape: tuple[int, ...]) -> tuple:
 
 
 def scratch(size: int, like: Any) -> Any:
-    """Bytes of memory of a device to work in; whoever takes them next waits on the same stream."""
+    """Bytes of memory of a device to work in; their next user waits on the same stream."""
     with current(like):
         return cupy.empty(size, np.uint8)
 

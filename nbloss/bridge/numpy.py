@@ -79,7 +79,7 @@ def large(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
         owner = np.empty(size, np.uint8)
         buffers.prefer_large_pages(address(owner), size)
         made = use(owner)
-        buffers.remember(buffers.Buffer(owner, size, _is_free))
+        buffers.keep(buffers.Buffer(owner, size, _is_free))
     return made
 
 

@@ -1,4 +1,4 @@
-"""The losses as operators of ``torch.library``, for whoever watches operations.
+"""The losses as operators of ``torch.library``, for what watches operations, such as torch.compile.
 
 ``torch.compile``, ``torch.export`` and the modes of the dispatcher see ``nbloss::huber_loss`` as
 one step of a graph, with a stand-in that tells the shape of its value and an operator of its own
@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-from nbloss.bridge import composite, originals, sharded
+from nbloss.bridge import composite, fallback, sharded
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.refusal import Unserved
+from nbloss.bridge.unsupported import Unsupported
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
 from nbloss.formula.distance import Distance, recall
@@ -48,9 +48,9 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     given = {**dict(zip(words, arguments, strict=False)), **named}
     served = len(given) == len(arguments) + len(named) and takes(name, operator, given)
     if not served:
-        return originals.unserved(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
+        return fallback.fall_back(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
     if exports_to_onnx():
-        own = originals.original(name, named)
+        own = fallback.torch_function(name, named)
         if own is None or name in WRONG_COMPILED:
             return composite.composed(function, arguments, named)
         return own(*arguments, **named)
@@ -59,7 +59,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         error = NotImplementedError(DUAL_NUMBERS.format(name))
         if name in WRONG_COMPILED:
             raise error
-        return originals.unserved(name, error, arguments, named)
+        return fallback.fall_back(name, error, arguments, named)
     distance = given.pop("distance_function", None)
     if isinstance(distance, Distance):
         given["distance_function"] = distance.key
@@ -187,7 +187,9 @@ def define(function: Any) -> None:
     tags = (torch.Tag.pt2_compliant_tag,)
     slopes = f"{name}_backward"
     library.define(f"{name}({arguments}) -> Tensor", tags=tags)
-    library.define(f"{slopes}(Tensor upstream, bool[] wanted, {arguments}) -> Tensor[]", tags=tags)
+    library.define(
+        f"{slopes}(Tensor grad_output, bool[] needs_grad, {arguments}) -> Tensor[]", tags=tags
+    )
     operator: Any = getattr(torch.ops.nbloss, name).default
     slopes_operator: Any = getattr(torch.ops.nbloss, slopes).default
     OPERATORS[name] = operator
@@ -201,20 +203,20 @@ def define(function: Any) -> None:
     def value_stand_in(*given: Any) -> Tensor:
         try:
             problem = problem_of(function, given)
-        except Unserved as refusal:
-            return originals.unserved(loss, refusal.error, (), readable(function, given))
+        except Unsupported as reason:
+            return fallback.fall_back(loss, reason.error, (), readable(function, given))
         return problem.operands[0].new_empty(shape_of(problem))
 
-    def gradients(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
+    def gradients(grad_output: Tensor, needs_grad: list[bool], *given: Any) -> list[Tensor]:
         problem = problem_of(function, given)
-        by_operand = in_order(problem, wanted)
+        by_operand = in_order(problem, needs_grad)
         value = problem.operands[0].new_empty(shape_of(problem), device="meta")
-        if (upstream.dtype, upstream.shape) != (value.dtype, value.shape):
+        if (grad_output.dtype, grad_output.shape) != (value.dtype, value.shape):
             raise RuntimeError(
                 f"{slopes}(): upstream must be of {value.dtype} and of shape {list(value.shape)}, "
-                f"got {upstream.dtype} and {list(upstream.shape)}"
+                f"got {grad_output.dtype} and {list(grad_output.shape)}"
             )
-        found = backward(tensors_bridge, problem, upstream, by_operand)
+        found = backward(tensors_bridge, problem, grad_output, by_operand)
         return as_given(name, problem, found, given)
 
     def transformed(*given: Any) -> Tensor:
@@ -227,10 +229,12 @@ def define(function: Any) -> None:
         found = composite.pullback(problem, grad_output, in_order(problem, needs_grad))
         return as_given(name, problem, found, given)
 
-    def gradients_stand_in(upstream: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
+    def gradients_stand_in(
+        grad_output: Tensor, needs_grad: list[bool], *given: Any
+    ) -> list[Tensor]:
         return [
             x.new_empty(x.shape)
-            for x, needed in zip(operands(given), differentiable(wanted), strict=False)
+            for x, needed in zip(operands(given), differentiable(needs_grad), strict=False)
             if needed
         ]
 
@@ -242,8 +246,8 @@ def define(function: Any) -> None:
         named = zip(TENSORS[name], needs_grad, strict=False)
         return [needed and word not in constants for word, needed in named]
 
-    def in_order(problem: Problem, wanted: list[bool]) -> tuple[bool, ...]:
-        chosen = dict(zip(TENSORS[name], differentiable(wanted), strict=False))
+    def in_order(problem: Problem, needs_grad: list[bool]) -> tuple[bool, ...]:
+        chosen = dict(zip(TENSORS[name], differentiable(needs_grad), strict=False))
         return tuple(chosen[word] for word in problem.names)
 
     def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -255,20 +259,20 @@ def define(function: Any) -> None:
             None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=False)
         )
 
-    def back(ctx: Any, upstream: Tensor) -> tuple:
+    def back(ctx: Any, grad_output: Tensor) -> tuple:
         saved = iter(ctx.saved_tensors)
         given = tuple(
             next(saved) if tensor else x for x, tensor in zip(ctx.others, is_tensor, strict=False)
         )
-        wanted = differentiable(operands(ctx.needs_input_grad))
+        needs_grad = differentiable(operands(ctx.needs_input_grad))
         if torch.is_grad_enabled():
             # The gradient is differentiated once more.
             problem = problem_of(function, given)
-            slopes = composite.gradients(problem, upstream, in_order(problem, wanted))
+            slopes = composite.gradients(problem, grad_output, in_order(problem, needs_grad))
             found = iter(as_given(name, problem, slopes, given))
         else:
-            found = iter(slopes_operator(upstream, wanted, *given))
-        chosen = dict(zip(TENSORS[name], wanted, strict=False))
+            found = iter(slopes_operator(grad_output, needs_grad, *given))
+        chosen = dict(zip(TENSORS[name], needs_grad, strict=False))
         inputs = words[: len(ctx.needs_input_grad)]  # defaults at the end are left out
         return tuple(next(found) if chosen.get(word) else None for word in inputs)
 

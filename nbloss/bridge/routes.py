@@ -25,11 +25,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge import operators, originals
+from nbloss.bridge import fallback, operators
 from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.autograd import Kind, LossFunction, apply, early
+from nbloss.bridge.autograd import CallPlan, LossFunction, apply, in_forward
 from nbloss.bridge.composite import composed
-from nbloss.bridge.refusal import Unserved
+from nbloss.bridge.unsupported import Unsupported
 from nbloss.engine.evaluate import fitted, forward, run
 from nbloss.engine.problem import present
 from nbloss.formula.distance import Distance
@@ -52,7 +52,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         return composed(function, arguments, named)
     key, tensors = cache_key(function, arguments, named)
     try:
-        kinds = KINDS.get(key)
+        kinds = CALL_PLANS.get(key)
     except TypeError:  # an argument that can't be hashed
         kinds, key = None, None
     # Even to ask a tensor for its shape leaves a mark in the graph that torch.jit.trace records.
@@ -60,11 +60,11 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     if kinds is not None and not watched:
         # The guard also tells that there are no transforms, tracers or autocast.
         latest = kinds.latest
-        kind = latest if latest.fits(*tensors) else kinds.find(tensors)
+        kind = latest if latest.guard(*tensors) else kinds.find(tensors)
         if kind is not None:
-            if kind.wanted:
+            if kind.needs_grad:
                 return apply(kind, *tensors)
-            return run(tensors_bridge, kind.launch, tensors)[0]  # type: ignore[arg-type]
+            return run(tensors_bridge, kind.plan, tensors)[0]  # type: ignore[arg-type]
     if torch._C._functorch.maybe_current_level() is not None:
         return composed(function, arguments, named)
     if watched:
@@ -82,21 +82,21 @@ class Kinds:
 
     __slots__ = ("latest", "others")
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: CallPlan) -> None:
         self.latest = kind
         # By the layout of their tensors: however many there are, one of them is looked at.
-        self.others: dict[tuple, Kind] = {}
+        self.others: dict[tuple, CallPlan] = {}
 
-    def find(self, tensors: list[Tensor]) -> Kind | None:
+    def find(self, tensors: list[Tensor]) -> CallPlan | None:
         """Find what fits tensors other than the latest."""
         kind = self.others.get(layout(tensors))
-        if kind is None or not kind.fits(*tensors):
+        if kind is None or not kind.guard(*tensors):
             return None
         self.latest = kind
         return kind
 
 
-KINDS: dict[tuple, Kinds] = {}
+CALL_PLANS: dict[tuple, Kinds] = {}
 MOST_LAYOUTS = 4096  # of calls that have all else in common
 MOST_OPTIONS = 1024
 # Options that stay what they are.
@@ -130,8 +130,13 @@ def layout(tensors: list[Tensor]) -> tuple:
     return tuple((x.shape, x.stride(), x.dtype, x.requires_grad, x.device) for x in tensors)
 
 
-def remember(
-    function: Any, arguments: tuple, named: dict[str, Any], key: tuple, tensors: list, kind: Kind
+def cache_plan(
+    function: Any,
+    arguments: tuple,
+    named: dict[str, Any],
+    key: tuple,
+    tensors: list,
+    kind: CallPlan,
 ) -> None:
     """Let calls like this one go straight to the kernel, if it can take their tensors as they are.
 
@@ -148,25 +153,25 @@ def remember(
     if len(arrays) != len(tensors) or any(x is not y for x, y in zip(arrays, tensors, strict=True)):
         return
     value = "each" if problem.reduction == "none" else "sum"
-    launch, operands, _ = fitted(tensors_bridge, problem, kind.early, value)
+    plan, operands, _ = fitted(tensors_bridge, problem, kind.in_forward, value)
     if any(x is not y for x, y in zip(operands, problem.operands, strict=True)):
         return
     # torch's own compiler tells in this way whether it can use again what it has compiled: by the
     # types, shapes and strides, and by the dispatch keys of the tensors and of the moment.
     guards: Any = torch._C._dynamo.guards
-    fits = guards.TensorGuards(
+    guard = guards.TensorGuards(
         *tensors,
         dynamic_dims_sizes=[list(x.shape) for x in tensors],
         dynamic_dims_strides=[list(x.stride()) for x in tensors],
     ).check
-    if not fits(*tensors):  # the same tensor in two places, say
+    if not guard(*tensors):  # the same tensor in two places, say
         return
-    known = kind.bare(launch, fits)
-    kinds = KINDS.get(key)
+    known = kind.bare(plan, guard)
+    kinds = CALL_PLANS.get(key)
     if kinds is None:
-        if len(KINDS) >= MOST_OPTIONS:
-            KINDS.clear()
-        kinds = KINDS[key] = Kinds(known)
+        if len(CALL_PLANS) >= MOST_OPTIONS:
+            CALL_PLANS.clear()
+        kinds = CALL_PLANS[key] = Kinds(known)
     if len(kinds.others) >= MOST_LAYOUTS:
         kinds.others.clear()
     kinds.others[layout(tensors)] = kinds.latest = known
@@ -188,21 +193,21 @@ def checked(
     try:
         problem = function.build(tensors_bridge, *arguments, **named)
         tensors_bridge.on_one_device(problem)
-    except Unserved as refusal:
-        return originals.unserved(function.__name__, refusal.error, arguments, named)
+    except Unsupported as reason:
+        return fallback.fall_back(function.__name__, reason.error, arguments, named)
     operands = problem.operands
-    wanted = tuple(
+    needs_grad = tuple(
         x.requires_grad and has for x, has in zip(operands, problem.differentiable, strict=True)
     )
-    if not any(wanted) or not _grad_enabled():
-        wanted = ()
-    kind = Kind(problem, len(operands), wanted, early(problem, wanted))
+    if not any(needs_grad) or not _grad_enabled():
+        needs_grad = ()
+    kind = CallPlan(problem, len(operands), needs_grad, in_forward(problem, needs_grad))
     if key is not None:
-        remember(function, arguments, named, key, tensors, kind)
-    if wanted:
+        cache_plan(function, arguments, named, key, tensors, kind)
+    if needs_grad:
         constants = present(problem.constants)
         return LossFunction.apply(kind.bare(), *operands, *constants)  # type: ignore[no-untyped-call]
-    return forward(tensors_bridge, problem, kind.early)[0]
+    return forward(tensors_bridge, problem, kind.in_forward)[0]
 
 
 def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
@@ -213,7 +218,7 @@ def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     """
     everything = (*arguments, *named.values())
     name = function.build.__name__
-    if name in originals.ORIGINALS and any(_overrides(x) for x in everything):
+    if name in fallback.TORCH_FUNCTIONS and any(_overrides(x) for x in everything):
         function = getattr(torch.nn.functional, name)
     return torch.overrides.handle_torch_function(function, everything, *arguments, **named)
 

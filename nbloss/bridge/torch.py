@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine import buffers, forks
 from nbloss.engine.problem import Problem, present
 from nbloss.losses.distances import lp
@@ -89,7 +89,7 @@ def _users(owner: Tensor) -> tuple[int, int, bool, int]:
         torch._C._storage_Use_Count(storage._cdata),
         sys.getrefcount(storage),
         storage.is_shared(),
-        storage.nbytes(),  # somebody may have changed it
+        storage.nbytes(),  # another owner may have changed it
     )
 
 
@@ -97,7 +97,7 @@ def _users(owner: Tensor) -> tuple[int, int, bool, int]:
 # They are real ones, whichever modes and transforms are in progress when this module is imported.
 with torch._C._DisableTorchDispatch(), torch._C._DisableFuncTorch(), torch.inference_mode(False):
     NUMBERS = {name: torch.empty((), dtype=kind, device="cpu") for kind, name in FLOATS.items()}
-    # Somebody else's tensor, array, capsule or storage makes it more.
+    # Another object's tensor, array, capsule or storage makes it more.
     ALONE = _users(torch.empty(1, dtype=torch.uint8, device="cpu"))[:3]
 
 
@@ -117,7 +117,7 @@ def large(shape: tuple[int, ...], like: Tensor) -> Tensor:
         made = empty(shape, like)
         buffers.prefer_large_pages(address(made), size)
         owner = like.new_empty(0).set_(made.untyped_storage())
-        buffers.remember(buffers.Buffer(owner, size, _is_free))
+        buffers.keep(buffers.Buffer(owner, size, _is_free))
     return made
 
 
@@ -126,7 +126,7 @@ def _is_free(buffer: buffers.Buffer) -> bool:
 
 
 def scratch(size: int, like: Tensor) -> Tensor:
-    """Bytes of memory of a device to work in; whoever takes them next waits on the same stream."""
+    """Bytes of memory of a device to work in; their next user waits on the same stream."""
     return torch.empty(size, dtype=torch.uint8, device=like.device)
 
 
@@ -198,7 +198,7 @@ def on_one_device(problem: Problem) -> Problem:
     for x in rest:
         if x.device != first.device:
             loss = problem.definition.name
-            refuse(
+            unsupported(
                 RuntimeError(
                     f"{loss}(): all tensors must be on one device, got {first.device} "
                     f"and {x.device}"
@@ -215,11 +215,13 @@ def tensor(loss: str, argument: str, value: Any) -> Tensor:
         )
         if not hasattr(type(value), "__torch_function__"):
             raise TypeError(message)
-        refuse(TypeError(message))
+        unsupported(TypeError(message))
     if value.is_neg():
         value = value.resolve_neg()
     if not is_plain(value):
-        refuse(NotImplementedError(f"{loss}(): {argument} is {value.layout} on {value.device}"))
+        unsupported(
+            NotImplementedError(f"{loss}(): {argument} is {value.layout} on {value.device}")
+        )
     return value
 
 
@@ -243,12 +245,12 @@ def operands(loss: str, integers: bool = False, **named: Any) -> tuple[Tensor, .
     if integers and first in INTEGERS:
         common = next((x.dtype for x in tensors if x.dtype in FLOATS), first)
     if common not in FLOATS:
-        refuse(NotImplementedError(f"{loss}(): no kernel for {common}"))
+        unsupported(NotImplementedError(f"{loss}(): no kernel for {common}"))
     if all(x.dtype == common for x in tensors):
         return tuple(tensors)
     for x, name in zip(tensors, named, strict=True):
         if x.dtype != common and x.dtype not in INTEGERS:
-            refuse(NotImplementedError(f"{loss}(): {name} is of {x.dtype} beside {common}"))
+            unsupported(NotImplementedError(f"{loss}(): {name} is of {x.dtype} beside {common}"))
     with serial():
         return tuple(x.to(common) for x in tensors)
 
@@ -273,7 +275,7 @@ def labels(loss: str, argument: str, value: Any, dtypes: tuple[str, ...], messag
     x = tensor(loss, argument, value)
     name = str(x.dtype).removeprefix("torch.")
     if name not in dtypes:
-        refuse(RuntimeError(message + name))
+        unsupported(RuntimeError(message + name))
     with serial():
         return x.to(torch.int64).contiguous()
 
@@ -284,9 +286,9 @@ def class_weight(loss: str, argument: str, value: Any, like: Tensor) -> Tensor:
     if goes_to_float32(loss, x.device) and x.dtype in HALF:
         x = x.to(like.dtype)
     if x.dtype != like.dtype:
-        refuse(RuntimeError(f"{loss}(): {argument} is of {x.dtype}, input of {like.dtype}"))
+        unsupported(RuntimeError(f"{loss}(): {argument} is of {x.dtype}, input of {like.dtype}"))
     if x.requires_grad and torch.is_grad_enabled():
-        refuse(RuntimeError(f"{loss}() has no gradient with respect to {argument}"))
+        unsupported(RuntimeError(f"{loss}() has no gradient with respect to {argument}"))
     return (x.detach() if x.requires_grad else x).contiguous()
 
 
@@ -330,5 +332,5 @@ def measured(
     if swap:
         far = torch.minimum(far, function(positive, negative))
     if not (isinstance(near, Tensor) and isinstance(far, Tensor)):
-        refuse(TypeError(f"{loss}(): distance_function must return a tensor"))
+        unsupported(TypeError(f"{loss}(): distance_function must return a tensor"))
     return operands(loss, positive_distance=near, negative_distance=far)

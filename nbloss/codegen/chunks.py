@@ -17,7 +17,7 @@ def count(total: int, size: int) -> int:
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the elements lie one behind the other; steps that nobody takes don't count."""
+    """Whether the elements lie one behind the other; steps along axes of length 1 don't count."""
     expected = 1
     for size, step in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and step != expected:
@@ -27,7 +27,7 @@ def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def canonical(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Give steps that nobody takes as contiguous memory has them: they may be anything at all."""
+    """Give steps along axes of length 1, which may be anything, as contiguous memory has them."""
     if 0 in shape:
         return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return tuple(

@@ -80,7 +80,7 @@ def exp_float64(x):
 @numba.njit(fastmath=MATH, error_model="numpy", forceinline=True)
 def log1p_float32(x):
     u = x + F(1.0)
-    # What the sum has rounded away. Whoever divides by 1 + x has need of the same quotient.
+    # What the sum has rounded away. A formula that divides by 1 + x as well has the same quotient.
     lost = (x - (u - F(1.0))) * (F(1.0) / u)
     b = bits(u)
     m = from_bits((b & U(0x007FFFFF)) | U(0x3F800000))

@@ -135,8 +135,8 @@ class Writer:
         names.setdefault(graph.value, "value")
         grad_output = parameter(GRADIENT_FACTOR)
         if spec.has_grad_output:
-            upstream = operand(GRAD_OUTPUT, self.arrays["grad_output"])
-            grad_output = times(grad_output, upstream)
+            of_call = operand(GRAD_OUTPUT, self.arrays["grad_output"])
+            grad_output = times(grad_output, of_call)
         operands = [operand(n, spec.formula.operands[n]) for n in spec.needs_grad]
         found = slopes(graph, operands, grad_output, names)
         if spec.order == 2:
@@ -147,7 +147,7 @@ class Writer:
         of_rows = {gradient(n): x for n, x in slopes_of.items() if kinds[n] == "per_row"}
         self.outputs = list(results)
         value = lower(graph.value) if spec.value else None
-        if spec.value == "survey":
+        if spec.value == "weights":
             value = number(1.0) if graph.weight is None else lower(graph.weight)
         if value is not None and not spec.formula.rowwise:
             if spec.value == "each":
@@ -414,7 +414,7 @@ class Writer:
         value = {
             "sum": "the sum of the values",
             "each": "the values",
-            "survey": "the sum of the weights, and the first label that is out of range",
+            "weights": "the sum of the weights, and the first label that is out of range",
             "": "",
         }[spec.value]
         what = "gradients" if spec.order == 1 else "diagonals of the Hessian"

@@ -47,7 +47,7 @@ class Rows(Writer):
         self(*(f"all_{name} = pointer(call.{name}, stored)" for name in outputs))
         if spec.value == "each":
             self("all_values = pointer(call.values, stored)")
-        if spec.value == "survey":
+        if spec.value == "weights":
             self("result, first_bad = float64(0.0), -1")
         if spec.value == "sum":
             by_row = formula.rowwise
@@ -90,7 +90,7 @@ class Rows(Writer):
         if not self.labels:
             return
         tests = [f"{label} < 0 or {label} >= columns" for label in self.labels]
-        if self.spec.value == "survey":
+        if self.spec.value == "weights":
             # The labels of the second operand are counted on from those of the first.
             for k, test in enumerate(tests):
                 place = {0: "row", 1: "rows + row"}.get(k, f"{k} * rows + row")
@@ -188,13 +188,13 @@ class Rows(Writer):
     def finish(self, value: Node) -> None:
         if self.spec.value == "each":
             self(self.stored("values[0]", self.text(value)))
-        elif self.spec.value == "survey" or self.spec.formula.rowwise:
+        elif self.spec.value == "weights" or self.spec.formula.rowwise:
             self(f"result += {self.text(value)}")
         else:
             self(f"partials[segment] = {self.text(value)}")
 
     def ending(self) -> None:
-        if self.spec.value == "survey":
+        if self.spec.value == "weights":
             self("found = pointer(call.partials, float64)")
             self("found[2 * chunk] = result", "found[2 * chunk + 1] = first_bad")
         if self.spec.value == "sum" and self.spec.formula.rowwise:

@@ -67,7 +67,7 @@ def source(spec: Spec, share: Share, weighs: str = "") -> str:
     spec : Spec
     share : Share
     weighs : {"", "inf", "nan"}, optional
-        Whether the kernel divides by the weight of all rows, which a survey has found, and what
+        Whether the kernel divides by the weight of all rows, which a validate has found, and what
         comes of a division by 0.
     """
     return (Rows if spec.formula.rowwise else Elements)(spec, share, weighs).source()
@@ -145,20 +145,20 @@ class _Threads(Writer):
         if spec.value == "sum":
             self("value_factor = numbers.value_factor")
         self("thread = cuda.threadIdx.x")
-        if meets or spec.value in ("sum", "survey") or self.weighs:
+        if meets or spec.value in ("sum", "weights") or self.weighs:
             self(f"shared = cuda.shared.array({self.share.shared_size}, {self.real})")
         if self.weighs:
             inverse = f"{self.real}(1.0) / all_weights"
             if self.weighs == "nan":
                 inverse = f"nan if all_weights == 0.0 else {inverse}"
-            self("# A survey has found what the rows weigh together.")
-            self("all_weights = sum_of_survey(call.partials, call.surveyors, shared)")
+            self("# Another kernel has found what the rows weigh together.")
+            self("all_weights = sum_of_weights(call.partials, call.weight_blocks, shared)")
             self(f"per_weight = {inverse}")
             if parameter(GRADIENT_FACTOR) in used:
                 self("gradient_factor *= per_weight")
             if spec.value == "sum":
                 self("value_factor *= per_weight")
-        if spec.value in ("sum", "survey"):
+        if spec.value in ("sum", "weights"):
             self("result = zero")
 
     def whole(self, name: str, kind: str = "element") -> str:
@@ -167,11 +167,11 @@ class _Threads(Writer):
 
     def ending(self) -> None:
         total = "sum_over_block(result, shared)"
-        if self.spec.value == "survey":
-            self(f"store_survey({total}, call.partials)")
+        if self.spec.value == "weights":
+            self(f"store_weights({total}, call.partials)")
         if self.spec.value == "sum":
             self(f"total_ = value_factor * {total}")
-            self("store_sum(total_, call.values, call.partials, call.surveyors)")
+            self("store_sum(total_, call.values, call.partials, call.weight_blocks)")
 
 
 class Elements(_Threads):
@@ -328,7 +328,7 @@ class Rows(_Threads):
         is_there = ["is_there"] if self.goes_along else []
         inside = [f"{label} >= 0 and {label} < columns" for label in self.labels]
         self(f"is_usable = {' and '.join((*is_there, *is_ignored, *inside))}")
-        if self.spec.value != "survey":
+        if self.spec.value != "weights":
             self(f"nothing = {'zero if is_ignored else nan' if is_ignored else 'nan'}")
             for label in self.labels:
                 outside = f"({label} < 0 or {label} >= columns)"
@@ -480,7 +480,7 @@ class Rows(_Threads):
         if self.spec.value == "each":
             self.store_of_row("values", text)
             return
-        is_survey = self.spec.value == "survey"
+        is_survey = self.spec.value == "weights"
         first = [*self._first(), *(["is_usable"] if is_survey and self.labels else [])]
         with self.block(f"if {' and '.join(first)}:") if first else nullcontext():
             nothing = " if is_usable else nothing" if self.labels and not is_survey else ""

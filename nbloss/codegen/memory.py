@@ -49,8 +49,8 @@ def _apart(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
         body = ir.IRBuilder(function.append_basic_block())
         body.ret(body.inttoptr(function.args[0], byte))
     pointer = builder.call(function, [address])
-    # Memory of one's own that nobody else has seen need not be written when one leaves; so it is
-    # shown to somebody.
+    # LLVM drops stores to memory of a function's own that no other code has seen; so the pointer is
+    # shown to an empty piece of assembly.
     builder.asm(ir.FunctionType(ir.VoidType(), [byte]), "", "r", [pointer], True)
     return pointer
 

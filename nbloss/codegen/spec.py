@@ -8,9 +8,9 @@ from nbloss.codegen import chunks, runtime
 from nbloss.codegen.blocks import FIRST_PARAMETER, GRADIENT_SCALE, PARTIALS
 from nbloss.formula.trace import Formula
 
-# The block of integers: where the values go, and the sums of the chunks. Between them lie the
-# fields that a kernel has of its own; the combiner reads those at 1 and 2.
-VALUES, FIRST_FIELD = 0, 3
+# The block of integers: where the values go, and how many partial sums there are, for the combiner.
+# Then come the fields that a kernel has of its own, and last where the partial sums lie.
+VALUES, PARTIAL_COUNT, FIRST_FIELD = range(3)
 
 
 # Names that a source has for other things, or calls.
@@ -35,7 +35,14 @@ RESERVED = {
         "before",
     ),
     *("origin", "is_there", "is_usable", "value_factor", "per_weight", "errors", "seen", "report"),
-    *("surveyors", "partial_count", "floor_divide", "store_sum", "store_survey", "sum_of_survey"),
+    *(
+        "weight_blocks",
+        "partial_count",
+        "floor_divide",
+        "store_sum",
+        "store_weights",
+        "sum_of_weights",
+    ),
     *(f"{kind}_over_{group}" for kind in ("sum", "max", "min") for group in ("row", "block")),
 }
 # How names begin and end that a source makes of those of arguments.
@@ -70,8 +77,8 @@ class Spec:
         Other values than the formula's own for its options; 1.0 for an operand that there is not.
     needs_grad : tuple of str
         The operands whose gradients are stored.
-    value : {"each", "sum", "survey", ""}
-        Whether values are stored one by one, summed, or not needed. A survey sums the weights of
+    value : {"each", "sum", "weights", ""}
+        Whether values are stored one by one, summed, or not needed. "weights" sums the weights of
         rows instead, and finds the first row whose label names no column.
     dtype : str
         Type of the operands and results.
@@ -79,7 +86,7 @@ class Spec:
         Operands that are not contiguous along the row: 0 for a number that is repeated, -1 for a
         step that is read from the call.
     has_grad_output : bool
-        Whether there is a gradient from above for each value.
+        Whether there is a number of `grad_output` for each value.
     ignores : bool
         Whether rows with a certain label cost nothing.
     tiled : bool
@@ -147,18 +154,18 @@ class Spec:
         """Say how an operand steps along the row: 1, 0, or -1 for a step that the call says."""
         return {identifier(n): step for n, step in self.steps}.get(name, 1)
 
-    def block(self, groups: int, per_group: int, values: dict[str, Any]) -> tuple[Any, ...]:
+    def block(self, partials: int, values: dict[str, Any]) -> tuple[Any, ...]:
         """Lay the integers of a call out, from their values by name.
 
         Parameters
         ----------
-        groups, per_group : int
-            How many sums there are, and how many partials each has: what the combiner reads.
+        partials : int
+            How many partial sums there are, which the combiner adds up.
         values : dict of str to int or At
             Those that this kernel has no field for are left out.
         """
         fields = {name: place for name, place in self.fields.items() if name != "partials"}
-        block = [0, groups, per_group] + [0] * (len(fields) - 1)
+        block = [0, partials] + [0] * (len(fields) - 1)
         for name, place in fields.items():
             block[place] = values[name]
         return tuple(block)

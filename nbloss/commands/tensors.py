@@ -59,11 +59,11 @@ def steps(definition: Definition, sample: Sample) -> tuple[list[Callable[[], Any
     )
 
 
-def call(function: Callable, operands: list[Any], reduction: str, wanted: int) -> None:
+def call(function: Callable, operands: list[Any], reduction: str, needs_grad: int) -> None:
     """Call a loss with gradients by so many of its operands, the first of them."""
     leaves = [x.detach() for x in operands]
-    for x in leaves[:wanted]:
+    for x in leaves[:needs_grad]:
         x.requires_grad_()
     value = function(*leaves, reduction=reduction).sum()
-    if wanted:
+    if needs_grad:
         value.backward()

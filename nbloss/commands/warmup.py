@@ -77,7 +77,7 @@ def _on_tensors(
 
     def call() -> None:
         # Without a gradient, with that of the first operand, and with all.
-        for wanted in sorted({0, 1, floating}):
-            tensors.call(function, operands, reduction, wanted)
+        for needs_grad in sorted({0, 1, floating}):
+            tensors.call(function, operands, reduction, needs_grad)
 
     return call

@@ -6,7 +6,7 @@ when each is first written to. Linux makes pages of 2 MB instead of 4 kB where i
 The C library keeps memory that was let go (see :func:`let_freed_memory_be_kept`) and hands it out
 again, still warm from its last use, but nothing of 32 MB or more, and little that comes near: the
 next step of training has all pages made anew. So the latest of such buffers are remembered, and one
-that nobody else refers to any more is used again.
+that no other object refers to any more is used again.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ def again(size: int, is_free: Callable[[Buffer], bool], use: Callable[[Any], Any
     return None
 
 
-def remember(buffer: Buffer) -> None:
+def keep(buffer: Buffer) -> None:
     """Remember a buffer if it is worth it, and forget the oldest if they are too many."""
     if REUSED <= buffer.size <= REMEMBERED:
         with _alone() as alone:
@@ -94,7 +94,7 @@ def remember(buffer: Buffer) -> None:
 
 
 def forget() -> None:
-    """Forget all buffers; those that nobody uses go back to the system."""
+    """Forget all buffers; those that are not in use go back to the system."""
     global _buffers
     _buffers = []  # who looks through the old list at this moment may go on
 
@@ -117,7 +117,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def prefer_large_pages(address: int, size: int) -> None:
-    """Ask for large pages behind a buffer that nobody has written to yet."""
+    """Ask for large pages behind a buffer that has not been written to yet."""
     library = _library()
     if library is not None and size >= LARGE:
         start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -133,7 +133,7 @@ def let_freed_memory_be_kept() -> None:
     glibc gives memory back when more than a certain amount of it lies free, so that a loop over a
     step that takes several buffers may have their pages made anew each time. The amount it learns
     from the largest piece that was freed so far: here is one of the largest that it learns from,
-    which nobody writes to. Whoever has set the amount (``MALLOC_TRIM_THRESHOLD_``) keeps it.
+    which is never written to. An amount that the user has set (``MALLOC_TRIM_THRESHOLD_``) is kept.
     """
     library = _library()
     if library is not None:

@@ -138,7 +138,7 @@ def read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if sys.platform != "win32":  # there, somebody may just be replacing it
+        if sys.platform != "win32":  # there, another process may just be replacing it
             _warn_of(path, "is a link" if path.is_symlink() else f"cannot be read ({error})")
         return None
     try:

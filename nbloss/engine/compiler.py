@@ -2,7 +2,7 @@
 
 Every worker has one signature, ``worker(integers, floats, chunk)``: a block of integers (addresses,
 sizes, strides), a block of floats (parameters, factors), and the number of the chunk to do. What
-shapes the machine code (number type, operands, wanted gradients) is fixed when it is compiled.
+shapes the machine code (number type, operands, gradients) is fixed when it is compiled.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Runs a launch: its stages over their chunks, one after the other or on all cores.
+"""Runs a plan: its stages over their chunks, one after the other or on all cores.
 
 How the work is cut into chunks depends on its shape alone, and each chunk writes only what is its
 own: results are the same to the bit for any number of threads.
@@ -23,27 +23,27 @@ from nbloss.codegen import memory
 from nbloss.codegen.blocks import FLOATS, GRADIENT_SCALE, INTEGERS, PARTIALS
 from nbloss.codegen.memory import allocate, pointer, release
 from nbloss.engine import binding, cache, compiler, threads
-from nbloss.engine.launch import (
+from nbloss.engine.plan import (
     COMBINATIONS,
     COMBINER,
     FIRST_BAD,
     FIRST_FLOAT,
     FIRST_INTEGER,
     FIRST_SLOT,
-    GATHER,
+    GATHERER,
     NO_MEMORY,
     POOL,
     SLOTS,
     SUMS,
-    WALK,
-    WALKS,
+    VALIDATIONS,
+    VALIDATOR,
     WORKER,
     WORKS,
-    Launch,
+    Plan,
 )
 
-# Chunks of labels that take longer to survey alone than it takes to wake the threads.
-MANY_WALKS = 4
+# Chunks of labels that take longer to validate alone than it takes to wake the threads.
+MANY_VALIDATIONS = 4
 WORD = ir.IntType(64)
 PLACE = WORD.as_pointer()
 BYTES = ir.IntType(8).as_pointer()
@@ -120,46 +120,46 @@ def _drive(record, scale, addresses):
 
     The blocks lie in one piece of memory together with the partial sums.
     """
-    plan = pointer(record, np.int64)
-    place = allocate(8 * (INTEGERS + FLOATS + plan[SUMS]))
+    stages = pointer(record, np.int64)
+    place = allocate(8 * (INTEGERS + FLOATS + stages[SUMS]))
     if place == 0:
         return NO_MEMORY
     numbers = place + 8 * INTEGERS
     block, floats = pointer(place, np.int64), pointer(numbers, np.float64)
     for i in range(INTEGERS):
-        block[i] = plan[FIRST_INTEGER + i]
-    for i in range(FIRST_SLOT, FIRST_SLOT + 2 * plan[SLOTS], 2):
-        block[plan[i]] = addresses[plan[i + 1]]
+        block[i] = stages[FIRST_INTEGER + i]
+    for i in range(FIRST_SLOT, FIRST_SLOT + 2 * stages[SLOTS], 2):
+        block[stages[i]] = addresses[stages[i + 1]]
     block[PARTIALS] = numbers + 8 * FLOATS
     stored = pointer(record + 8 * FIRST_FLOAT, np.float64)
     for i in range(FLOATS):
         floats[i] = stored[i]
     floats[GRADIENT_SCALE] *= scale
-    pool = plan[POOL]
-    if plan[WALKS] > 0:
-        shared = pool if plan[WALKS] >= MANY_WALKS else 0
-        run_chunks(shared, plan[WALK], place, numbers, plan[WALKS])
-        run_chunks(0, plan[GATHER], place, numbers, 1)
+    pool = stages[POOL]
+    if stages[VALIDATIONS] > 0:
+        shared = pool if stages[VALIDATIONS] >= MANY_VALIDATIONS else 0
+        run_chunks(shared, stages[VALIDATOR], place, numbers, stages[VALIDATIONS])
+        run_chunks(0, stages[GATHERER], place, numbers, 1)
     if block[FIRST_BAD] < 0:
-        run_chunks(pool, plan[WORKER], place, numbers, plan[WORKS])
-        run_chunks(0, plan[COMBINER], place, numbers, plan[COMBINATIONS])
+        run_chunks(pool, stages[WORKER], place, numbers, stages[WORKS])
+        run_chunks(0, stages[COMBINER], place, numbers, stages[COMBINATIONS])
     bad = block[FIRST_BAD]
     release(place)
     return bad
 
 
-def _interpreted(ready: Launch, scale: float, addresses: tuple[int, ...]) -> int:
+def _interpreted(plan: Plan, scale: float, addresses: tuple[int, ...]) -> int:
     """Do the same without Numba, for workers that are plain Python."""
-    plan = ready.record
-    block = plan[FIRST_INTEGER:FIRST_FLOAT].copy()
-    slots = plan[FIRST_SLOT : FIRST_SLOT + 2 * plan[SLOTS]]
+    stages = plan.record
+    block = stages[FIRST_INTEGER:FIRST_FLOAT].copy()
+    slots = stages[FIRST_SLOT : FIRST_SLOT + 2 * stages[SLOTS]]
     block[slots[::2]] = np.take(addresses, slots[1::2])
-    floats = plan[FIRST_FLOAT:].view(np.float64).copy()
+    floats = stages[FIRST_FLOAT:].view(np.float64).copy()
     floats[GRADIENT_SCALE] *= scale
-    sums = np.empty(plan[SUMS])
+    sums = np.empty(stages[SUMS])
     block[PARTIALS] = sums.ctypes.data
     with np.errstate(all="ignore"):
-        for stage in (ready.survey, ready.main):
+        for stage in (plan.validate, plan.main):
             for chunk in range(stage.pieces):
                 stage.worker(block, floats, chunk)
             for chunk in range(stage.combinations):
@@ -189,17 +189,17 @@ def _compiled(arity: int) -> Callable:
 
 
 def run(
-    ready: Launch, scale: float, addresses: tuple[int, ...], most_threads: Callable[[], int]
+    plan: Plan, scale: float, addresses: tuple[int, ...], most_threads: Callable[[], int]
 ) -> int:
-    """Run a launch on memory.
+    """Run a plan on memory.
 
     Parameters
     ----------
-    ready : Launch
+    plan : Plan
     scale : float
         A further factor of all gradients.
     addresses : tuple of int
-        Where the arrays lie, in the order of :func:`nbloss.engine.launch.order`.
+        Where the arrays lie, in the order of :func:`nbloss.engine.plan.order`.
     most_threads : function
         Tells how many threads to use at most.
 
@@ -208,24 +208,24 @@ def run(
     int
         The place of the first label that is out of range, which has kept the kernel from running.
         If there is none, ``NO_MEMORY`` if a worker found no memory, or else
-        ``launch.NOTHING_BAD``.
+        ``NOTHING_BAD``.
     """
     if numba.config.DISABLE_JIT:
-        return _interpreted(ready, scale, addresses)
+        return _interpreted(plan, scale, addresses)
     drive = _compiled(len(addresses))
-    if ready.parallel:
+    if plan.parallel:
         available = threads.available()
         count = min(available, most_threads())
         if count > 1:
-            shared = ready.shared
+            shared = plan.shared
             if shared is None:
-                shared = ready.record.copy()
+                shared = plan.record.copy()
                 shared[POOL] = threads.pool()
-                ready.shared = shared
+                plan.shared = shared
             if count == available and threads.arranged():
                 return drive(shared.ctypes.data, scale, addresses)
             with threads.launch(count):
                 return drive(shared.ctypes.data, scale, addresses)
     else:
-        ready.quick = drive
-    return drive(ready.address, scale, addresses)
+        plan.quick = drive
+    return drive(plan.address, scale, addresses)

@@ -1,7 +1,7 @@
 """From a problem to its value and gradients, on any kind of array.
 
-Each pattern says what shape its value has (``value_shape``), how the memory is walked
-(``prepare``), and how it reads the gradient from above (``spread``); the rest is the same for all.
+Each pattern says what shape its value has (``value_shape``), what there is to do (``work``), and
+how it reads `grad_output` (``spread``); the rest is the same for all.
 
 ``xp`` is the module that knows the arrays at hand, :mod:`nbloss.bridge.numpy` or
 :mod:`nbloss.bridge.torch`.
@@ -15,30 +15,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nbloss.engine import driver
 from nbloss.engine.buffers import LARGE
-from nbloss.engine.launch import NO_MEMORY, NOTHING_BAD, Launch, Request
 from nbloss.engine.patterns import classes, common, pairs, pointwise, rows
+from nbloss.engine.plan import NO_MEMORY, NOTHING_BAD, Plan, Request
 from nbloss.engine.problem import Problem, present
 from nbloss.formula.registry import Definition
 
 if TYPE_CHECKING:
-    from nbloss.engine.cuda.launch import Launch as LaunchOnDevice
+    from nbloss.engine.cuda.plan import Plan as PlanOnDevice
 
-    AnyLaunch: TypeAlias = Launch | LaunchOnDevice
+    AnyPlan: TypeAlias = Plan | PlanOnDevice
 else:
-    AnyLaunch = Launch  # the other is imported where there is a device
+    AnyPlan = Plan  # the other is imported where there is a device
 
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": rows}
 
 
-def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, list]:
-    """Give the value and, for a reduced loss, the wanted gradients from the same pass.
+def forward(xp: Any, problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[Any, list]:
+    """Give the value and, for a reduced loss, the gradients that are needed, from the same pass.
 
     Parameters
     ----------
     xp : module
     problem : Problem
-    wanted : tuple of bool
-        For each operand, whether its gradient is wanted.
+    needs_grad : tuple of bool
+        For each operand, whether its gradient is needed.
 
     Returns
     -------
@@ -50,50 +50,50 @@ def forward(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> tuple[Any, l
     IndexError, RuntimeError
         If a label is out of range.
     """
-    launch, operands, _ = fitted(xp, problem, *first_pass(problem, wanted))
-    return run(xp, launch, (*operands, *present(problem.constants)))
+    plan, operands, _ = fitted(xp, problem, *first_pass(problem, needs_grad))
+    return run(xp, plan, (*operands, *present(problem.constants)))
 
 
-def first_pass(problem: Problem, wanted: tuple[bool, ...]) -> tuple[tuple[bool, ...], str]:
+def first_pass(problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[tuple[bool, ...], str]:
     """Say which gradients are made together with the value, and what becomes of the values.
 
     Without a reduction none are: each is multiplied by a number that is not known yet.
     """
     if problem.reduction == "none":
-        return (False,) * len(wanted), "each"
-    return wanted, "sum"
+        return (False,) * len(needs_grad), "each"
+    return needs_grad, "sum"
 
 
-def backward(xp: Any, problem: Problem, upstream: Any, wanted: tuple[bool, ...]) -> list:
-    """Give the wanted gradients, times the gradient from above.
+def backward(xp: Any, problem: Problem, grad_output: Any, needs_grad: tuple[bool, ...]) -> list:
+    """Give the gradients that are needed, times `grad_output`.
 
-    ``upstream`` is an array of the value's shape. To look at the number that it is for a reduced
+    ``grad_output`` is an array of the value's shape. To look at the number that it is for a reduced
     loss would be to wait for a device; there every row reads it.
     """
     scale = 1.0
     pattern = PATTERNS[problem.definition.pattern]
     if problem.reduction == "none":
-        upstream = pattern.spread(xp, upstream, problem)
+        grad_output = pattern.spread(xp, grad_output, problem)
     elif xp.device(problem.operands[0]) is None:
-        scale, upstream = upstream.item(), None
+        scale, grad_output = grad_output.item(), None
     else:
         one_for_each = problem.shape if pattern is pointwise else pattern.value_shape(problem)
-        upstream = xp.broadcast_to(upstream, one_for_each)
-    launch, operands, upstream = fitted(xp, problem, wanted, "", upstream)
-    return run(xp, launch, (*operands, *present(problem.constants)), scale, upstream)[1]
+        grad_output = xp.broadcast_to(grad_output, one_for_each)
+    plan, operands, grad_output = fitted(xp, problem, needs_grad, "", grad_output)
+    return run(xp, plan, (*operands, *present(problem.constants)), scale, grad_output)[1]
 
 
-def hessian_diagonal(xp: Any, problem: Problem, wanted: tuple[bool, ...]) -> list:
-    """Give the diagonals of the Hessian of the sum of the values, for the wanted operands."""
+def hessian_diagonal(xp: Any, problem: Problem, needs_grad: tuple[bool, ...]) -> list:
+    """Give the diagonal of the Hessian of the sum of the values, for each operand that needs it."""
     operands = problem.operands
-    asked = request(xp, problem, operands, wanted, "", None)
-    launch = prepared(replace(asked, order=2))
-    if launch is None:
+    asked = request(xp, problem, operands, needs_grad, "", None)
+    plan = plan_for(replace(asked, order=2))
+    if plan is None:
         operands = tuple(xp.contiguous(x) for x in operands)
-        asked = request(xp, problem, operands, wanted, "", None)
-        launch = prepared(replace(asked, order=2))
-        assert launch is not None, "every kernel takes contiguous arrays"
-    return run(xp, launch, (*operands, *present(problem.constants)))[1]
+        asked = request(xp, problem, operands, needs_grad, "", None)
+        plan = plan_for(replace(asked, order=2))
+        assert plan is not None, "every kernel takes contiguous arrays"
+    return run(xp, plan, (*operands, *present(problem.constants)))[1]
 
 
 def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) -> None:
@@ -129,27 +129,32 @@ def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) 
 
 
 def fitted(
-    xp: Any, problem: Problem, wanted: tuple[bool, ...], value: str, upstream: Any = None
-) -> tuple[AnyLaunch, tuple, Any]:
-    """Prepare a launch for arrays as they lie, or else for contiguous copies of them.
+    xp: Any, problem: Problem, needs_grad: tuple[bool, ...], value: str, grad_output: Any = None
+) -> tuple[AnyPlan, tuple, Any]:
+    """Plan for arrays as they lie, or else for contiguous copies of them.
 
     Returns
     -------
     tuple
-        The launch, the operands, and the gradient from above.
+        The plan, the operands, and `grad_output`.
     """
     operands = problem.operands
-    launch = prepared(request(xp, problem, operands, wanted, value, upstream))
-    if launch is None:
+    plan = plan_for(request(xp, problem, operands, needs_grad, value, grad_output))
+    if plan is None:
         operands = tuple(xp.contiguous(x) for x in operands)
-        upstream = None if upstream is None else xp.contiguous(upstream)
-        launch = prepared(request(xp, problem, operands, wanted, value, upstream))
-        assert launch is not None, "every kernel takes contiguous arrays"
-    return launch, operands, upstream
+        grad_output = None if grad_output is None else xp.contiguous(grad_output)
+        plan = plan_for(request(xp, problem, operands, needs_grad, value, grad_output))
+        assert plan is not None, "every kernel takes contiguous arrays"
+    return plan, operands, grad_output
 
 
 def request(
-    xp: Any, problem: Problem, operands: tuple, wanted: tuple[bool, ...], value: str, upstream: Any
+    xp: Any,
+    problem: Problem,
+    operands: tuple,
+    needs_grad: tuple[bool, ...],
+    value: str,
+    grad_output: Any,
 ) -> Request:
     """Say what a kernel is asked for."""
     return Request(
@@ -161,42 +166,42 @@ def request(
         problem.shape,
         tuple(xp.strides(x) for x in operands),
         tuple(x is not None for x in problem.constants),
-        wanted,
+        needs_grad,
         value,
-        None if upstream is None else xp.strides(upstream),
+        None if grad_output is None else xp.strides(grad_output),
         xp.device(operands[0]) is not None,
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def prepared(request: Request) -> AnyLaunch | None:
-    """Prepare a launch once for all calls that are alike; None if it takes contiguous operands."""
+def plan_for(request: Request) -> AnyPlan | None:
+    """Plan once for all calls that are alike; None if it takes contiguous operands."""
     pattern = PATTERNS[request.definition.pattern]
     if request.on_device:
         from nbloss.engine.cuda import emitted
         from nbloss.engine.cuda import pairs as pairs_on_device
 
         if pattern is pairs:
-            return pairs_on_device.prepare(request)
-        return emitted.prepare(pattern, request)
-    return pairs.prepare(request) if pattern is pairs else common.prepare(pattern, request)
+            return pairs_on_device.make_plan(request)
+        return emitted.make_plan(pattern, request)
+    return pairs.make_plan(request) if pattern is pairs else common.make_plan(pattern, request)
 
 
 def run(
-    xp: Any, launch: AnyLaunch, arrays: Sequence, scale: float = 1.0, upstream: Any = None
+    xp: Any, plan: AnyPlan, arrays: Sequence, scale: float = 1.0, grad_output: Any = None
 ) -> tuple[Any, list]:
-    """Run a launch on memory. Tiny calls spend much of their time here; every line counts.
+    """Run a plan on memory. Tiny calls spend much of their time here; every line counts.
 
     Parameters
     ----------
     xp : module
-    launch : Launch
+    plan : Plan
     arrays : sequence
         The operands of a problem, and then the constants that there are.
     scale : float, optional
         A further factor of all gradients.
-    upstream : array, optional
-        The gradient from above, if there is one for each value.
+    grad_output : array, optional
+        One number for each value.
 
     Returns
     -------
@@ -204,37 +209,37 @@ def run(
         The value or None, and a gradient or None for each operand.
     """
     every, gradients, value = [*arrays], [], None
-    empty_like, shape = xp.empty_like, launch.value_shape
-    for x, wanted in zip(arrays, launch.wanted):  # noqa: B905 (the constants come last)
+    empty_like, shape = xp.empty_like, plan.value_shape
+    for x, needs_grad in zip(arrays, plan.needs_grad):  # noqa: B905 (the constants come last)
         made = None
-        if wanted:
-            if launch.size >= LARGE:
+        if needs_grad:
+            if plan.size >= LARGE:
                 made = xp.large(x.shape, x)
             else:
-                made = empty_like(x) if launch.contiguous else xp.empty(x.shape, x)
+                made = empty_like(x) if plan.contiguous else xp.empty(x.shape, x)
             every.append(made)
         gradients.append(made)
     if shape is not None:
-        if not shape and not launch.on_device:
-            value = empty_like(xp.NUMBERS[launch.dtype])
+        if not shape and not plan.on_device:
+            value = empty_like(xp.NUMBERS[plan.dtype])
         else:
-            value = (xp.large if launch.size >= LARGE else xp.empty)(shape, arrays[0])
+            value = (xp.large if plan.size >= LARGE else xp.empty)(shape, arrays[0])
         every.append(value)
-    if upstream is not None:
-        every.append(upstream)
-    if launch.on_device:
-        launch.start(xp, every)
+    if grad_output is not None:
+        every.append(grad_output)
+    if plan.on_device:
+        plan.start(xp, every)
         return value, gradients
-    addresses = (*map(xp.address, every), *launch.padding)
-    quick = launch.quick
+    addresses = (*map(xp.address, every), *plan.padding)
+    quick = plan.quick
     if quick is None:
-        bad = driver.run(launch, scale, addresses, xp.threads)
+        bad = driver.run(plan, scale, addresses, xp.threads)
     else:
-        bad = quick(launch.address, scale, addresses)
+        bad = quick(plan.address, scale, addresses)
     if bad != NOTHING_BAD:
         if bad == NO_MEMORY:
             raise MemoryError("nbloss found no memory for a kernel to work in")
         labels = [x for x in arrays[len(gradients) :] if "int" in str(x.dtype)]
         which, place = divmod(bad, xp.size(labels[0]))
-        raise PATTERNS[launch.pattern].out_of_range(xp.item(labels[which], place))
+        raise PATTERNS[plan.pattern].out_of_range(xp.item(labels[which], place))
     return value, gradients

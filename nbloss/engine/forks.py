@@ -50,7 +50,7 @@ _fork = threading.local()  # `locks`: those, and which of them the thread that f
 
 
 def renew(owner: Any, name: str, make: Callable[[], Any]) -> None:
-    """Give a forked child a new lock, whether or not somebody held the old one.
+    """Give a forked child a new lock, whether or not a thread held the old one.
 
     Parameters
     ----------

@@ -291,7 +291,7 @@ class Node:
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # a protocol that somebody looks for
+        if name.startswith("__"):  # a protocol that Python or a library looks for
             raise AttributeError(name)
         raise fail(
             f"a formula's data have no .{name}: use operators and the functions of "

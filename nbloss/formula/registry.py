@@ -349,8 +349,8 @@ def pairwise(
 ) -> Callable[[Callable], Definition]:
     """Define a loss over all pairs of a target class and another class of a row.
 
-    The formula takes the scores of the two and returns the value and the derivative by each. The
-    loss of a row is the sum over the pairs divided by the number of classes.
+    The formula takes the scores of the two. The loss of a row is the sum over the pairs divided by
+    the number of classes.
 
     Parameters
     ----------

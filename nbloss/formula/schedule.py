@@ -116,8 +116,8 @@ def schedule(
     """
     levels: dict[Node, int] = {}
     rows = [*of_rows.values(), *([] if value is None else [value])]
-    wanted = [*results.values(), *rows]
-    walks = [Walk() for _ in range(1 + max((_level(x, levels) for x in wanted), default=0))]
+    needed = [*results.values(), *rows]
+    walks = [Walk() for _ in range(1 + max((_level(x, levels) for x in needed), default=0))]
     cleared: list[str] = []
     for name, x in results.items():
         walk = walks[_level(x, levels)]

@@ -1,8 +1,8 @@
 """The losses as functions, drop-ins for those of ``torch.nn.functional`` of the same names.
 
-A module here holds the faces of a family: each checks its arguments as torch does, and makes a
-problem of them for the engine. A pointwise loss that needs no more than broadcasting has no face of
-its own; :func:`nbloss.functional.face.default` makes it.
+A module here has the functions of a family: each validates its arguments as torch does, and makes
+a problem of them for the engine. A loss that needs no more than broadcasting has no function of its
+own here; :func:`nbloss.functional.public.default` makes it.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 import nbloss.losses  # noqa: F401 (fills the registry)
 from nbloss.formula.distance import MEASURE_TENSORS, Distance
 from nbloss.formula.registry import FUNCTIONS, LOSSES, ON_REPLACEMENT, Definition
-from nbloss.functional import face
+from nbloss.functional import public
 from nbloss.functional.classification import cross_entropy, nll_loss
 from nbloss.functional.multilabel import multilabel_margin_loss, multilabel_soft_margin_loss
 from nbloss.functional.ranking import margin_ranking_loss
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
     """Make the function of a loss that has been defined elsewhere, when it is first asked for."""
     if name not in LOSSES:
         raise AttributeError(f"module 'nbloss.functional' has no attribute {name!r}")
-    function = globals()[name] = face.default(LOSSES[name])
+    function = globals()[name] = public.default(LOSSES[name])
     operators = sys.modules.get("nbloss.bridge.operators")
     if operators is not None:
         operators.define(function)  # the others were when it was imported
@@ -57,5 +57,5 @@ ON_REPLACEMENT.append(_forget)
 MEASURE_TENSORS[:] = [_measure_tensors]
 for _name in LOSSES:
     if _name not in globals():
-        globals()[_name] = face.default(LOSSES[_name])
+        globals()[_name] = public.default(LOSSES[_name])
         __all__ += [_name]

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
-from nbloss.functional import contract
-from nbloss.functional.face import face
+from nbloss.functional import validation
+from nbloss.functional.public import public_function
 from nbloss.losses import classification as definitions
 
 
-@face
+@public_function
 def nll_loss(
     xp: Any,
     input: Any,
@@ -79,13 +79,13 @@ def nll_loss(
         operands,
         ("input",),
         (),
-        contract.reduction(reduction, size_average, reduce),
+        validation.reduction(reduction, size_average, reduce),
         constants,
         options,
     )
 
 
-@face
+@public_function
 def cross_entropy(
     xp: Any,
     input: Any,
@@ -159,9 +159,11 @@ def cross_entropy(
     0.126928
     """
     loss = "cross_entropy"
-    smoothing = contract.number(loss, "label_smoothing", label_smoothing)
+    smoothing = validation.number(loss, "label_smoothing", label_smoothing)
     if smoothing > 1.0:
-        refuse(RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}"))
+        unsupported(
+            RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+        )
     smoothing = smoothing if smoothing > 0.0 else 0.0
     if getattr(target, "shape", None) == getattr(input, "shape", ()):
         problem = _probabilities(xp, input, target, weight, ignore_index, smoothing)
@@ -177,7 +179,7 @@ def cross_entropy(
             constants,
             options._replace(smoothing=smoothing),
         )
-    problem.reduction = contract.reduction(reduction, size_average, reduce)
+    problem.reduction = validation.reduction(reduction, size_average, reduce)
     return problem
 
 
@@ -185,14 +187,14 @@ def _labels(
     xp: Any, loss: str, scores: Any, target: Any, weight: Any, ignore_index: int
 ) -> tuple[tuple, ClassOptions]:
     """Check a target of class indices; give the constants and options of its problem."""
-    ignore_index = contract.integer(loss, "ignore_index", ignore_index)
+    ignore_index = validation.integer(loss, "ignore_index", ignore_index)
     message = "expected target dtype to be Long or Byte, but got "
     labels = xp.labels(loss, "target", target, ("int64", "int32", "uint8"), message)
-    contract.class_target(scores, labels)
+    validation.class_target(scores, labels)
     _, classes, _ = class_dimensions(tuple(scores.shape))
     if weight is not None:
         weight = xp.class_weight(loss, "weight", weight, scores)
-        contract.class_weight(weight, classes)
+        validation.class_weight(weight, classes)
     return (labels, weight), ClassOptions(ignore_index)
 
 
@@ -204,21 +206,21 @@ def _probabilities(
     xp.operands(loss, input=input)  # may be refused for its own sake
     if not xp.is_floating(target):
         dtype = getattr(target, "dtype", type(target).__name__)
-        refuse(
+        unsupported(
             RuntimeError(
                 f"Expected floating point type for target with class probabilities, got {dtype}"
             )
         )
     operands = xp.operands(loss, input=input, target=target)
-    if contract.integer(loss, "ignore_index", ignore_index) >= 0:
-        refuse(RuntimeError("ignore_index is not supported for floating point target"))
+    if validation.integer(loss, "ignore_index", ignore_index) >= 0:
+        unsupported(RuntimeError("ignore_index is not supported for floating point target"))
     shape = tuple(operands[0].shape)
     if not shape:
-        refuse(ValueError("Expected 1 or more dimensions (got 0)"))
+        unsupported(ValueError("Expected 1 or more dimensions (got 0)"))
     _, classes, _ = class_dimensions(shape)
     if weight is not None:
         weight = xp.class_weight(loss, "weight", weight, operands[0])
-        contract.class_weight(weight, classes, prefix="cross_entropy: ")
+        validation.class_weight(weight, classes, prefix="cross_entropy: ")
     return Problem(
         definitions.cross_entropy,
         operands,

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine.problem import Problem
-from nbloss.functional import contract
-from nbloss.functional.face import face
+from nbloss.functional import validation
+from nbloss.functional.public import public_function
 from nbloss.losses import multilabel as definitions
 
 
-@face
+@public_function
 def multilabel_margin_loss(
     xp: Any,
     input: Any,
@@ -71,14 +71,14 @@ def multilabel_margin_loss(
     shape = tuple(operands[0].shape)
     classes = shape[-1] if shape else 1
     if len(shape) > 2 or classes == 0:
-        refuse(
+        unsupported(
             RuntimeError(
                 "Expected non-empty vector or matrix with optional 0-dim batch size, but got: "
                 f"{list(shape)}"
             )
         )
     if tuple(labels.shape) != shape and not (classes == 1 and _is_one(shape, labels.shape)):
-        refuse(
+        unsupported(
             RuntimeError(
                 f"inconsistent target size: {list(labels.shape)} for input of size: {list(shape)}"
             )
@@ -88,7 +88,7 @@ def multilabel_margin_loss(
         operands,
         ("input",),
         (),
-        contract.reduction(reduction, size_average, reduce),
+        validation.reduction(reduction, size_average, reduce),
         constants=(labels,),
     )
 
@@ -98,7 +98,7 @@ def _is_one(*shapes: tuple[int, ...]) -> bool:
     return all(tuple(shape) in ((), (1,)) for shape in shapes)
 
 
-@face
+@public_function
 def multilabel_soft_margin_loss(
     xp: Any,
     input: Any,
@@ -166,11 +166,13 @@ def multilabel_soft_margin_loss(
     operands = xp.operands(loss, **named)
     shape = tuple(operands[0].shape)
     if not shape:
-        refuse(IndexError(f"{loss}(): input must have at least one dimension, got a single number"))
-    common = contract.common_shape(*operands)
+        unsupported(
+            IndexError(f"{loss}(): input must have at least one dimension, got a single number")
+        )
+    common = validation.common_shape(*operands)
     if common != shape:
         # torch counts the classes in the input all the same, and sums over some other dimension.
-        refuse(
+        unsupported(
             RuntimeError(
                 f"{loss}(): target and weight must broadcast to the shape of input, {list(shape)}; "
                 f"together they are of {list(common)}"
@@ -181,5 +183,5 @@ def multilabel_soft_margin_loss(
         xp.expand(operands, shape),
         tuple(named),
         (),
-        contract.reduction(reduction, size_average, reduce, "{} is not valid"),
+        validation.reduction(reduction, size_average, reduce, "{} is not valid"),
     )

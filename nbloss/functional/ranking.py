@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine.problem import Problem
-from nbloss.functional import contract
-from nbloss.functional.face import face
+from nbloss.functional import validation
+from nbloss.functional.public import public_function
 from nbloss.losses import ranking as definitions
 
 
-@face
+@public_function
 def margin_ranking_loss(
     xp: Any,
     input1: Any,
@@ -71,20 +71,20 @@ def margin_ranking_loss(
     operands = xp.operands(
         "margin_ranking_loss", integers=True, input1=input1, input2=input2, target=target
     )
-    margin = contract.number("margin_ranking_loss", "margin", margin)
-    if not contract.same_rank(*operands):
-        refuse(
+    margin = validation.number("margin_ranking_loss", "margin", margin)
+    if not validation.same_rank(*operands):
+        unsupported(
             RuntimeError(
                 "margin_ranking_loss : All input tensors should have same dimension but got sizes: "
                 f"input1: {operands[0].shape}, input2: {operands[1].shape}, "
                 f"target: {operands[2].shape} "
             )
         )
-    shape = contract.common_shape(*operands)
+    shape = validation.common_shape(*operands)
     return Problem(
         definitions.margin_ranking_loss,
         xp.expand(operands, shape),
         ("input1", "input2", "target"),
         (margin,),
-        contract.reduction(reduction, size_average, reduce),
+        validation.reduction(reduction, size_average, reduce),
     )

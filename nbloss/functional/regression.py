@@ -3,14 +3,14 @@
 import warnings
 from typing import Any
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine.problem import Problem
-from nbloss.functional import contract
-from nbloss.functional.face import face
+from nbloss.functional import validation
+from nbloss.functional.public import public_function
 from nbloss.losses import regression as definitions
 
 
-@face
+@public_function
 def huber_loss(
     xp: Any,
     input: Any,
@@ -74,16 +74,16 @@ def huber_loss(
     if weight is not None:
         named["weight"] = weight
     operands = xp.operands("huber_loss", **named)
-    delta = contract.number("huber_loss", "delta", delta)
+    delta = validation.number("huber_loss", "delta", delta)
     if not delta > 0.0:
-        refuse(RuntimeError("huber_loss does not support non-positive values for delta."))
-    shape = contract.common_shape(*operands[:2])
+        unsupported(RuntimeError("huber_loss does not support non-positive values for delta."))
+    shape = validation.common_shape(*operands[:2])
     message = "{} is not a valid value for reduction"
     if weight is not None:
         if operands[2].shape != operands[0].shape:
-            refuse(ValueError("Weights and input must have the same size."))
+            unsupported(ValueError("Weights and input must have the same size."))
         message = "Invalid reduction mode: {}. Expected one of 'none', 'mean', 'sum'."
-    reduction = contract.reduction(reduction, message=message)
+    reduction = validation.reduction(reduction, message=message)
     if operands[0].shape != operands[1].shape:
         warnings.warn(
             f"Using a target size ({operands[1].shape}) that is different to the input size "

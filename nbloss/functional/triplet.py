@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.formula.distance import Distance
 from nbloss.formula.registry import Definition
-from nbloss.functional import contract
-from nbloss.functional.face import face
+from nbloss.functional import validation
+from nbloss.functional.public import public_function
 from nbloss.losses import triplet as definitions
 from nbloss.losses.distances import lp, minkowski
 
@@ -17,7 +17,7 @@ NAMES = ("anchor", "positive", "negative")
 OF_DISTANCES = cast(Definition, definitions.triplet_margin_loss.of_distances)
 
 
-@face
+@public_function
 def triplet_margin_loss(
     xp: Any,
     anchor: Any,
@@ -88,14 +88,14 @@ def triplet_margin_loss(
     0.5
     """
     loss = "triplet_margin_loss"
-    distance = lp(contract.number(loss, "p", p), contract.number(loss, "eps", eps))
-    swap = contract.flag(loss, "swap", swap)
+    distance = lp(validation.number(loss, "p", p), validation.number(loss, "eps", eps))
+    swap = validation.flag(loss, "swap", swap)
     operands = xp.operands(loss, integers=True, anchor=anchor, positive=positive, negative=negative)
-    margin = contract.positive_margin(loss, margin)
+    margin = validation.positive_margin(loss, margin)
     return _problem(xp, operands, distance, margin, swap, reduction, size_average, reduce)
 
 
-@face
+@public_function
 def triplet_margin_with_distance_loss(
     xp: Any,
     anchor: Any,
@@ -164,18 +164,18 @@ def triplet_margin_with_distance_loss(
     loss = "triplet_margin_with_distance_loss"
     distance = xp.distance(distance_function)
     operands = xp.operands(loss, integers=True, anchor=anchor, positive=positive, negative=negative)
-    margin = contract.positive_margin(loss, margin)
+    margin = validation.positive_margin(loss, margin)
     if isinstance(distance, Distance):
         return _problem(xp, operands, distance, margin, swap, reduction)
     _check_rank(operands)
     distances = xp.measured(loss, distance, *operands, swap)
-    distances = xp.expand(distances, contract.common_shape(*distances))
+    distances = xp.expand(distances, validation.common_shape(*distances))
     return Problem(
         OF_DISTANCES,
         distances,
         ("positive_distance", "negative_distance"),
         (margin,),
-        contract.reduction(reduction),
+        validation.reduction(reduction),
     )
 
 
@@ -191,15 +191,15 @@ def _problem(
 ) -> Problem:
     """Make the problem of a distance that is fused."""
     _check_rank(operands)
-    shape = contract.common_shape(*operands)
+    shape = validation.common_shape(*operands)
     if not shape:
-        refuse(RuntimeError("anchor, positive and negative need at least one dimension"))
+        unsupported(RuntimeError("anchor, positive and negative need at least one dimension"))
     a, p, n = (x.shape[-1] for x in operands)
     columns = tuple(y if x == 1 else x for x, y in ((a, p), (a, n), (p, n)))
     if shape[-1] == 0 and any(columns):
         # Two of the three broadcast to rows that the third has not: expanded to no coordinates
         # at all, their memory is gone.
-        refuse(
+        unsupported(
             RuntimeError(
                 "rows of one coordinate and rows of none make distances of different kinds; got "
                 f"anchor {a}, positive {p}, and negative {n} coordinates"
@@ -209,21 +209,21 @@ def _problem(
     extremes = distance.extremes
     if (extremes or negative) and 0 in columns:
         what = "norm of negative order" if negative else extremes[0]
-        refuse(RuntimeError(f"there is no {what} of no coordinates, for {distance}"))
+        unsupported(RuntimeError(f"there is no {what} of no coordinates, for {distance}"))
     return Problem(
         definitions.triplet_margin_loss,
         xp.expand(operands, shape),
         NAMES,
         (margin, *distance.parameters.values()),
-        contract.reduction(reduction, size_average, reduce),
+        validation.reduction(reduction, size_average, reduce),
         options=TripletOptions(distance, bool(swap), columns),
     )
 
 
 def _check_rank(operands: tuple) -> None:
-    if not contract.same_rank(*operands):
+    if not validation.same_rank(*operands):
         a, p, n = (len(x.shape) for x in operands)
-        refuse(
+        unsupported(
             RuntimeError(
                 "The anchor, positive, and negative tensors are expected to have the same number "
                 f"of dimensions, but got: anchor {a}D, positive {p}D, and negative {n}D inputs"

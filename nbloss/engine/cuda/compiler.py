@@ -298,7 +298,7 @@ def of_type(function: Callable, dtype: type) -> Callable:
 
 @contextlib.contextmanager
 def standing_in(capability: tuple[int, int]) -> Iterator[None]:
-    """Have the compiler ask nobody which device there is: functions that kernels call need one."""
+    """Keep the compiler from asking for a device, which functions that kernels call would need."""
 
     class Device:
         compute_capability = capability

@@ -8,29 +8,29 @@ from nbloss.codegen.emit_cuda import Share
 from nbloss.codegen.spec import Spec
 from nbloss.engine.cuda import grid, runtime
 from nbloss.engine.cuda.compiler import Kernel, digest, kernel_of
-from nbloss.engine.cuda.launch import FIELDS, NUMBERS, Launch, Stage, ready
+from nbloss.engine.cuda.plan import FIELDS, NUMBERS, Plan, Stage, planned
 from nbloss.engine.kernels import function_of
-from nbloss.engine.launch import Request
 from nbloss.engine.patterns.common import Work
+from nbloss.engine.plan import Request
 
 
-def prepare(pattern: Any, request: Request) -> Launch | None:
+def make_plan(pattern: Any, request: Request) -> Plan | None:
     """Choose kernels and share the work; None if they take contiguous operands."""
     made: Work | None = pattern.work(request)
     if made is None:
         return None
     main, blocks = _stage(made.spec, made, made.weighs)
-    survey = None
+    validate = None
     if made.weighs:
-        first, surveyors = _stage(made.survey, made)
-        survey = Stage(first, min(surveyors, grid.SURVEYORS))
-    return ready(
+        first, weight_blocks = _stage(made.validate, made)
+        validate = Stage(first, min(weight_blocks, grid.WEIGHT_BLOCKS))
+    return planned(
         request,
         pattern.value_shape(request),
-        made.spec.block(0, 0, {**made.values, "rows_per_chunk": 0}),
+        made.spec.block(0, {**made.values, "rows_per_chunk": 0}),
         made.floats,
         Stage(main, blocks),
-        survey,
+        validate,
     )
 
 

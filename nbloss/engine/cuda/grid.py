@@ -15,7 +15,7 @@ THREADS = 4 if SIMULATED else 256  # of a block, where it is not a row's
 MOST_OF_ROW = 8 if SIMULATED else 1024
 # Enough for several turns on each multiprocessor, and few enough to be added up by one block.
 MOST_BLOCKS = 2 if SIMULATED else 4096
-SURVEYORS = 2 if SIMULATED else 256  # blocks that walk over labels
+WEIGHT_BLOCKS = 2 if SIMULATED else 256  # blocks that walk over labels
 # How many numbers a thread loads at once, so that memory has enough to do; half types count double.
 STRIP = 2 if SIMULATED else 4
 KEPT = 4 if SIMULATED else 16  # how many of a row a thread keeps

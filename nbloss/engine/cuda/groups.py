@@ -69,7 +69,7 @@ def lane_and_row():
 def report(errors, seen, label):
     """Leave word of a label that is out of range, for the next call to find."""
     errors[1] = label
-    cuda.threadfence_system()  # whoever sees the first of these sees the label, too
+    cuda.threadfence_system()  # a reader that sees the first of these sees the label, too
     errors[0] = 1
     cuda.threadfence_system()
     seen[0] = 1

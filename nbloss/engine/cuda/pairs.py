@@ -14,29 +14,29 @@ from nbloss.codegen.blocks import GRADIENT_SCALE, VALUE_SCALE
 from nbloss.codegen.memory import COMPUTED as COMPUTING
 from nbloss.codegen.memory import STORED
 from nbloss.engine.cuda import grid
-from nbloss.engine.cuda.launch import (
+from nbloss.engine.cuda.plan import (
     ERRORS,
     MEMORY,
     SEEN,
-    Launch,
+    Plan,
     Stage,
-    ready,
+    planned,
     specialize,
 )
-from nbloss.engine.launch import Request
 from nbloss.engine.patterns import pairs
-from nbloss.engine.patterns.common import VALUE, step_of_upstream
+from nbloss.engine.patterns.common import VALUE, step_of_grad_output
+from nbloss.engine.patterns.labels import LABEL_BYTES
 from nbloss.engine.patterns.pairs import (
     CLASS_STEP,
     CLASSES,
+    GRAD_OUTPUT_PLACE,
     GRADIENT,
     INPUT,
     ROW_STEP,
     ROWS,
     TARGET,
-    UPSTREAM_AT,
 )
-from nbloss.engine.patterns.survey import LABEL_BYTES
+from nbloss.engine.plan import Request
 
 MOST_THREADS = grid.THREADS
 # What it costs to have the labels in order, in pairs: for each class and each bit of the number of
@@ -48,21 +48,21 @@ SHARED = 42 << 10  # bytes of shared memory, of the 48 kB that every device has,
 MOST_MEMORY = 1 << 28  # bytes of other memory, for all blocks
 
 
-def leave(total, integers, scale, memory):
+def store_partial(total, integers, scale, memory):
     """Store the sum of all threads, or leave what a block has of it to be added up."""
     total = scale * block_fold(add, total, memory)
     if cuda.threadIdx.x == 0:
         if cuda.gridDim.x == 1:
             array_at(integers[VALUE], 1, STORAGE)[0] = narrow(total)
         else:
-            before = integers[SURVEYORS]
-            left = array_at(integers[LEFT], before + integers[COUNT], COMPUTED)
+            before = integers[WEIGHT_BLOCKS]
+            left = array_at(integers[PARTIALS_AT], before + integers[COUNT], COMPUTED)
             left[before + cuda.blockIdx.x] = total
 
 
 def count_up(counts, place):
     """Add 1 to a count, which other threads may do at the same time."""
-    if LOCAL:
+    if IN_SHARED:
         cuda.atomic.add(counts, place, 1)
     else:
         add_one(counts, place)
@@ -162,9 +162,9 @@ def by_pairs(score, step, labels, begin, count, classes, bounds, times, gradient
                 outputs = loss(bounds[t], other)
                 value += outputs[0]
                 pull += outputs[2]
-            if WANTED:
+            if NEEDS_GRAD:
                 gradient[begin + c] = narrow(factor * pull)
-    if WANTED:
+    if NEEDS_GRAD:
         # A warp takes a label. One that stands several times has the same slope each time.
         for base in range(0, count, WARPS):
             t = base + thread // WARP
@@ -225,10 +225,10 @@ def by_order(
             exceeded = below(bounds, half, number)
             if exceeded > 0:  # or the number may be infinite
                 value += COMPUTED(exceeded) * (number - origin) - sums[exceeded]
-            if WANTED:
+            if NEEDS_GRAD:
                 count_up(met, exceeded)
                 gradient[begin + c] = narrow(factor * COMPUTED(exceeded))
-    if WANTED:
+    if NEEDS_GRAD:
         cuda.syncthreads()
         sum_up(met, count + 1, run, places, np.int64(0))
         others = met[count]
@@ -246,13 +246,13 @@ def template(integers, floats):
     row_step = integers[ROW_STEP]
     step = 1 if DENSE else integers[CLASS_STEP]
     extent = span(rows, row_step, classes, step)
-    gradient = array_at(integers[GRADIENT], rows * classes if WANTED else 0, STORAGE)
+    gradient = array_at(integers[GRADIENT], rows * classes if NEEDS_GRAD else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
-    upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
+    grad_output = array_at(integers[GRAD_OUTPUT_PLACE], rows if HAS_GRAD_OUTPUT else 0, STORAGE)
     thread = cuda.threadIdx.x
     memory = cuda.shared.array(THREADS, COMPUTED)
     places = cuda.shared.array(THREADS, np.int64)
-    if LOCAL:
+    if IN_SHARED:
         bounds = cuda.shared.array(SIZE, COMPUTED)
         sums = cuda.shared.array(AND_ONE, COMPUTED)
         met = cuda.shared.array(AND_ONE, np.int32)
@@ -271,8 +271,8 @@ def template(integers, floats):
         begin = row * classes
         score = array_at(integers[INPUT] + row * row_step * ITEM, extent - row * row_step, STORAGE)
         factor = floats[GRADIENT_SCALE]
-        if FROM_ABOVE:
-            factor = factor * widen(upstream[row * UPSTREAM_STEP])
+        if HAS_GRAD_OUTPUT:
+            factor = factor * widen(grad_output[row * GRAD_OUTPUT_STEP])
         count = copied(integers[TARGET] + LABEL_BYTES * begin, labels, classes, places)
         # How often each class is among the labels.
         for c in range(thread, classes, THREADS):
@@ -325,7 +325,7 @@ def template(integers, floats):
                     array_at(integers[SEEN], 1, np.int64),
                     label_at(integers[TARGET] + LABEL_BYTES * (begin + count)),
                 )
-            if WANTED:
+            if NEEDS_GRAD:
                 cuda.syncthreads()
                 for c in range(thread, classes, THREADS):
                     gradient[begin + c] = narrow(COMPUTED(np.nan))
@@ -335,10 +335,10 @@ def template(integers, floats):
             total += value
         cuda.syncthreads()  # the next row takes the same memory
     if SUMMED:
-        leave(total, integers, floats[VALUE_SCALE], memory)
+        store_partial(total, integers, floats[VALUE_SCALE], memory)
 
 
-def prepare(request: Request) -> Launch | None:
+def make_plan(request: Request) -> Plan | None:
     """Choose a kernel and share the work; see :mod:`nbloss.engine.evaluate`."""
     laid = pairs.blocks(request)
     if laid is None:
@@ -359,7 +359,7 @@ def prepare(request: Request) -> Launch | None:
         laid,
         threads,
         helpers=(
-            leave,
+            store_partial,
             count_up,
             copied,
             sort,
@@ -368,18 +368,18 @@ def prepare(request: Request) -> Launch | None:
             by_pairs,
             by_order,
         ),
-        LOCAL=local,
+        IN_SHARED=local,
         SIZE=size,
         AND_ONE=size + 1,
         MEMORY_OF_BLOCK=memory,
-        UPSTREAM_STEP=step_of_upstream(request),
+        GRAD_OUTPUT_STEP=step_of_grad_output(request),
         ITEM=np.dtype(STORED[request.dtype]).itemsize,
     )
     blocks = grid.blocks(laid.rows, 1)
     if memory:
         blocks = max(1, min(blocks, MOST_MEMORY // memory))
     main = Stage(kernel, blocks)
-    return ready(
+    return planned(
         request,
         pairs.value_shape(request),
         laid.integers,

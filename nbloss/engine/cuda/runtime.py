@@ -63,29 +63,29 @@ def fold_across(x, shared):
     return x
 
 
-def store_survey(total, partials):
+def store_weights(total, partials):
     """Leave the sum of a block."""
     if cuda.threadIdx.x == 0:
         pointer(partials, real)[cuda.blockIdx.x] = total
 
 
-def sum_of_survey(partials, surveyors, shared):
-    """Add up what the blocks of the survey have left, in the order of their numbers."""
+def sum_of_weights(partials, weight_blocks, shared):
+    """Add up the blocks' sums of weights, in the order of their numbers."""
     total = zero
     place = int64(cuda.threadIdx.x)
-    while place < surveyors:
+    while place < weight_blocks:
         total += pointer(partials, real)[place]
         place += THREADS
     return sum_over_block(total, shared)
 
 
-def store_sum(total, values, partials, surveyors):
+def store_sum(total, values, partials, weight_blocks):
     """Store the sum of all threads, or leave what a block has of it for :func:`add_up`."""
     if cuda.threadIdx.x == 0:
         if cuda.gridDim.x == 1:
             pointer(values, stored)[0] = narrow(total)
         else:
-            pointer(partials, real)[surveyors + cuda.blockIdx.x] = total
+            pointer(partials, real)[weight_blocks + cuda.blockIdx.x] = total
 
 
 def add_up(call, numbers):
@@ -94,7 +94,7 @@ def add_up(call, numbers):
     total = zero
     place = int64(cuda.threadIdx.x)
     while place < call.partial_count:
-        total += pointer(call.partials, real)[call.surveyors + place]
+        total += pointer(call.partials, real)[call.weight_blocks + place]
         place += THREADS
     total = sum_over_block(total, shared)
     if cuda.threadIdx.x == 0:
@@ -104,7 +104,7 @@ def add_up(call, numbers):
 def report(errors, seen, label):
     """Leave word of a label that is out of range, for the next call to find."""
     pointer(errors, int64)[1] = label
-    cuda.threadfence_system()  # whoever sees the first of these sees the label, too
+    cuda.threadfence_system()  # a reader that sees the first of these sees the label, too
     pointer(errors, int64)[0] = 1
     cuda.threadfence_system()
     pointer(seen, int64)[0] = 1
@@ -139,7 +139,7 @@ def floor_divide_64(x, y):
 
 MERGES = {"sum": add, "max": scalars.maximum, "min": scalars.minimum}
 OF_NUMBERS = {**binding.SCALARS, "larger": larger, "masked": masked, "direction": direction}
-SHARED = (store_survey, sum_of_survey, store_sum, report)
+SHARED = (store_weights, sum_of_weights, store_sum, report)
 
 
 @functools.cache

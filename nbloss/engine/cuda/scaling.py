@@ -8,7 +8,7 @@ import numpy as np
 from nbloss.engine.cuda import grid, runtime
 from nbloss.engine.cuda.compiler import Kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
-from nbloss.engine.cuda.launch import Launch, Stage
+from nbloss.engine.cuda.plan import Plan, Stage
 
 FIELDS = {"gradient": 0, "factor": 1, "size": 2, "keeps_zeros": 3}
 
@@ -35,13 +35,13 @@ def multiplying(dtype: str) -> Kernel:
 
 
 @functools.lru_cache(maxsize=4096)
-def prepared(dtype: str, size: int, keeps_zeros: bool) -> Launch:
+def plan_for(dtype: str, size: int, keeps_zeros: bool) -> Plan:
     """Prepare the kernel for so many elements of a type."""
     words = np.zeros(PARAMETERS, np.int64)
     words[[FIELDS["size"], FIELDS["keeps_zeros"]]] = size, keeps_zeros
     kernel = multiplying(dtype)
     stage = Stage(kernel, grid.blocks(size, kernel.threads))
-    return Launch(
+    return Plan(
         "",
         (),
         None,
@@ -67,6 +67,6 @@ def scale(xp: Any, gradients: list, factor: Any, keeps_zeros: bool = False) -> N
     """
     for gradient in gradients:
         if gradient is not None:
-            prepared(xp.dtype(gradient), xp.size(gradient), keeps_zeros).start(
+            plan_for(xp.dtype(gradient), xp.size(gradient), keeps_zeros).start(
                 xp, [gradient, factor]
             )

@@ -9,11 +9,11 @@ from typing import Any
 
 from nbloss.codegen import chunks
 from nbloss.codegen.spec import Spec
-from nbloss.engine.launch import OUT, UPSTREAM, At, Request
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work
-from nbloss.engine.patterns.survey import NAN_OF_NO_WEIGHT, PLAIN
-from nbloss.engine.patterns.survey import survey as labels
+from nbloss.engine.patterns.labels import NAN_OF_NO_WEIGHT, PLAIN
+from nbloss.engine.patterns.labels import validate as labels
+from nbloss.engine.plan import GRAD_OUTPUT_AT, OUT, At, Request
 from nbloss.engine.problem import Problem
 from nbloss.engine.problem import class_dimensions as dimensions
 
@@ -52,16 +52,16 @@ def work(request: Request) -> Work | None:
     spec = Spec(
         formula,
         tuple(options.items()),
-        tuple(n for n, w in zip(("input", "target"), request.wanted, strict=False) if w),
+        tuple(n for n, w in zip(("input", "target"), request.needs_grad, strict=False) if w),
         request.value,
         request.dtype,
         () if tiled or step == 1 else (("input", -1),),
-        request.upstream is not None,
+        request.grad_output is not None,
         by_label,
         tiled,
         request.order,
     )
-    upstream_step = common.step_of_upstream(request)
+    upstream_step = common.step_of_grad_output(request)
     if tiled and not request.on_device:
         upstream_step = places
     values = {
@@ -77,7 +77,7 @@ def work(request: Request) -> Work | None:
         "target_row_step": classes * places if tiled else classes,
         "target_step": places,
         "weight": At("constant", 1),
-        "grad_output": UPSTREAM,
+        "grad_output": GRAD_OUTPUT_AT,
         "grad_output_row_step": upstream_step,
         "grad_input": At("gradient", 0),
         "grad_target": At("gradient", 1),
@@ -98,7 +98,7 @@ def work(request: Request) -> Work | None:
     )
 
 
-def survey(request: Request, made: Work, pieces: int) -> dict[str, Any]:
+def validate(request: Request, made: Work, pieces: int) -> dict[str, Any]:
     """Prepare a first walk over the labels."""
     by_label, has_weight = request.constants
     if not by_label:
@@ -111,7 +111,7 @@ def survey(request: Request, made: Work, pieces: int) -> dict[str, Any]:
 
 def work_of_row(request: Request) -> int:
     """How many classes of a row there is something to do for."""
-    single = is_picked(request) and not any(request.wanted)
+    single = is_picked(request) and not any(request.needs_grad)
     return 1 if single else max(dimensions(request.shape)[1], 1)
 
 

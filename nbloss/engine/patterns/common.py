@@ -13,12 +13,11 @@ from nbloss.codegen.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.codegen.spec import Spec
 from nbloss.engine import compiler
 from nbloss.engine.kernels import kernel
-from nbloss.engine.launch import At, Launch, Request, Stage, ready
+from nbloss.engine.plan import At, Plan, Request, Stage, planned
 from nbloss.engine.problem import Problem
 
-GROUPS_PER_CHUNK = 4096
 # The first integers of every worker, which the combiner reads as well.
-VALUE, GROUPS, PER_GROUP, FIRST_INTEGER = range(4)
+VALUE, PARTIAL_COUNT, FIRST_INTEGER = range(3)
 
 
 class Blocks(NamedTuple):
@@ -36,8 +35,6 @@ class Blocks(NamedTuple):
         Whether the columns of all operands are next to each other.
     value : {"each", "sum", ""}
         Whether values are stored one by one, summed, or not needed.
-    groups : int
-        How many sums there are.
     """
 
     integers: tuple[Any, ...]
@@ -47,7 +44,6 @@ class Blocks(NamedTuple):
     flags: dict[str, Any]
     dense: bool
     value: str
-    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,52 +80,40 @@ class Work:
     partials: int | None = None
 
     @property
-    def survey(self) -> Spec:
+    def validate(self) -> Spec:
         """The kernel that sums the weights of all rows."""
-        return replace(self.spec, needs_grad=(), value="survey", has_grad_output=False)
+        return replace(self.spec, needs_grad=(), value="weights", has_grad_output=False)
 
 
-def prepare(pattern: Any, request: Request) -> Launch | None:
+def make_plan(pattern: Any, request: Request) -> Plan | None:
     """Choose a kernel and cut the work into chunks; None if it takes contiguous operands."""
     made: Work | None = pattern.work(request)
     if made is None:
         return None
     per_chunk = max(1, int(chunks.CHUNK / max(made.item, 1)))
     pieces = chunks.count(made.items, per_chunk)
-    summed = made.spec.value == "sum"
     partials = pieces if made.partials is None else made.partials
     values = {**made.values, "rows_per_chunk": per_chunk}
-    survey = pattern.survey(request, made, pieces) if hasattr(pattern, "survey") else {}
-    return ready(
+    validate = pattern.validate(request, made, pieces) if hasattr(pattern, "validate") else {}
+    return planned(
         request,
         pattern.value_shape(request),
-        stage(kernel(made.spec), pieces, request, int(summed), partials),
-        made.spec.block(int(summed), partials, values),
+        stage(kernel(made.spec), pieces, request, partials),
+        made.spec.block(partials, values),
         made.floats,
         made.size,
-        **survey,
+        **validate,
     )
 
 
-def times(factor, slope):
-    """Multiply a derivative by its share of `grad_output`."""
-    if KEEPS_ZEROS:
-        return factor * slope if slope != COMPUTED(0.0) else COMPUTED(0.0)
-    else:
-        return factor * slope
-
-
 def combine(integers, floats, chunk):
-    """Add up what the chunks left, the last step of every reduced loss."""
-    groups, per_group = integers[GROUPS], integers[PER_GROUP]
-    partials = array_at(integers[PARTIALS], groups * per_group, np.float64)
-    out = array_at(integers[VALUE], groups, STORAGE)
-    scale = floats[VALUE_SCALE]
-    for group in range(chunk * GROUPS_PER_CHUNK, min(groups, (chunk + 1) * GROUPS_PER_CHUNK)):
-        total = 0.0
-        for i in range(group * per_group, (group + 1) * per_group):
-            total += partials[i]
-        out[group] = narrow(scale * total)
+    """Add up the chunks' partial sums, the last step of every reduced loss."""
+    count = integers[PARTIAL_COUNT]
+    partials = array_at(integers[PARTIALS], count, np.float64)
+    total = 0.0
+    for i in range(count):
+        total += partials[i]
+    array_at(integers[VALUE], 1, STORAGE)[0] = narrow(floats[VALUE_SCALE] * total)
 
 
 @functools.cache
@@ -150,9 +134,8 @@ def uses(request: Request, laid: Blocks) -> dict[str, Any]:
     return {
         "EACH": laid.value == "each",
         "SUMMED": laid.value == "sum",
-        "FROM_ABOVE": request.upstream is not None,
+        "HAS_GRAD_OUTPUT": request.grad_output is not None,
         "DENSE": laid.dense,
-        "KEEPS_ZEROS": request.definition.keeps_zeros,
         **laid.flags,
     }
 
@@ -186,10 +169,8 @@ def known_steps(inner: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(step if step in (0, 1) else -1 for step in inner)
 
 
-def stage(
-    worker: Any, pieces: int, request: Request, groups: int = 1, partials: int | None = None
-) -> Stage:
-    """Make the stage of a worker and, if the values are to be summed, the combiner.
+def stage(worker: Any, pieces: int, request: Request, partials: int = 0) -> Stage:
+    """Make the stage of a worker and, if the values are summed, the combiner.
 
     Parameters
     ----------
@@ -198,32 +179,28 @@ def stage(
     pieces : int
         Into how many chunks the work is cut.
     request : Request
-    groups : int, optional
-        How many sums there are; 0 if the values are not to be summed.
     partials : int, optional
-        How many numbers the chunks leave to be summed; by default one each.
+        How many partial sums the chunks store; 0 if the values are not summed.
     """
-    if not groups:
+    if request.value != "sum":
         return Stage(worker, pieces)
-    partials = pieces if partials is None else partials
-    combinations = chunks.count(groups, GROUPS_PER_CHUNK)
-    return Stage(worker, pieces, combiner(request.dtype), combinations, partials)
+    return Stage(worker, pieces, combiner(request.dtype), 1, partials)
 
 
 def gradient_places(request: Request) -> tuple[Any, ...]:
-    """Where each operand's gradient lies; 0 if it is not wanted."""
-    return tuple(At("gradient", k) if want else 0 for k, want in enumerate(request.wanted))
+    """Where each operand's gradient lies; 0 if it is not needed."""
+    return tuple(At("gradient", k) if want else 0 for k, want in enumerate(request.needs_grad))
 
 
-def step_of_upstream(request: Request) -> int:
-    """How far the gradients from above of two rows are apart: 0 if it is one for all of them."""
+def step_of_grad_output(request: Request) -> int:
+    """How far `grad_output` steps from row to row: 0 if it is one number for all of them."""
     if request.on_device:
-        return int(request.upstream is not None and any(request.upstream))
+        return int(request.grad_output is not None and any(request.grad_output))
     return 1
 
 
-def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
-    """Lay out the gradient from above, one number for each row; on a device one may do for all."""
-    if xp.device(upstream) is not None and not any(xp.strides(upstream)):
-        return upstream
-    return xp.contiguous(upstream)
+def spread(xp: Any, grad_output: Any, problem: Problem) -> Any:
+    """Lay `grad_output` out, one number for each row; on a device one may do for all."""
+    if xp.device(grad_output) is not None and not any(xp.strides(grad_output)):
+        return grad_output
+    return xp.contiguous(grad_output)

@@ -86,7 +86,7 @@ def by_order(
     for c in range(classes):
         excess = np.float64(score[c]) - origin
         value += below[c] * (excess if excess > 0.0 else 0.0) - sums[below[c]]
-    if WANTED:
+    if NEEDS_GRAD:
         # How many classes exceed how many bounds. Neighbours count in different places, since to
         # add to what has only just been stored takes time.
         for k in range(LANES * (count + 1)):

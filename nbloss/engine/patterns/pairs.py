@@ -13,15 +13,15 @@ from nbloss.codegen.emit_scalar import stated
 from nbloss.codegen.memory import COMPUTED as COMPUTING
 from nbloss.codegen.memory import allocate, array_at, label_at, release, span
 from nbloss.codegen.vectors import wide_vectors
-from nbloss.engine.launch import FIRST_BAD, NO_MEMORY, OUT, UPSTREAM, At, Launch, Request, ready
 from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import FIRST_INTEGER, PER_GROUP, VALUE, Blocks
+from nbloss.engine.patterns.common import FIRST_INTEGER, PARTIAL_COUNT, VALUE, Blocks
+from nbloss.engine.patterns.labels import LABEL_BYTES, validate
 from nbloss.engine.patterns.ordering import LANES, by_order, count_below, in_order
-from nbloss.engine.patterns.survey import LABEL_BYTES, survey
+from nbloss.engine.plan import FIRST_BAD, GRAD_OUTPUT_AT, NO_MEMORY, OUT, At, Plan, Request, planned
 from nbloss.engine.problem import Problem
 
 # The problem's only constant are the labels, of the input's shape: a row's end at the first -1. The
-# survey has refused labels out of range; one that has changed since spoils its row, but no more.
+# validation has refused labels out of range; one that changes afterwards spoils its row alone.
 #
 # The block of integers, after the common ones.
 (
@@ -32,7 +32,7 @@ from nbloss.engine.problem import Problem
     INPUT,
     TARGET,
     GRADIENT,
-    UPSTREAM_AT,
+    GRAD_OUTPUT_PLACE,
     PER_CHUNK,
     LENGTH,
     PER_SEARCH,
@@ -64,11 +64,11 @@ def by_pairs(score, is_other, pull, labels, count, classes, length):
             for c in range(min(length, classes - start)):
                 outputs = loss(own, others[c])
                 cost += keep(outputs[0], is_one[c])
-                if WANTED:
+                if NEEDS_GRAD:
                     slopes += keep(outputs[1], is_one[c])
                     pulls[c] += keep(outputs[2], is_one[c])
             value += cost
-            if WANTED:
+            if NEEDS_GRAD:
                 pull[labels[t]] += slopes
     return value
 
@@ -80,10 +80,10 @@ def template(integers, floats, chunk):
     row_step = integers[ROW_STEP]
     step = 1 if DENSE else integers[CLASS_STEP]
     scores = array_at(integers[INPUT], span(rows, row_step, classes, step), STORAGE)
-    gradient = array_at(integers[GRADIENT], rows * classes if WANTED else 0, STORAGE)
+    gradient = array_at(integers[GRADIENT], rows * classes if NEEDS_GRAD else 0, STORAGE)
     values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
-    upstream = array_at(integers[UPSTREAM_AT], rows if FROM_ABOVE else 0, STORAGE)
-    sums = array_at(integers[PARTIALS], integers[PER_GROUP] if SUMMED else 0, np.float64)
+    grad_output = array_at(integers[GRAD_OUTPUT_PLACE], rows if HAS_GRAD_OUTPUT else 0, STORAGE)
+    sums = array_at(integers[PARTIALS], integers[PARTIAL_COUNT] if SUMMED else 0, np.float64)
     scale = COMPUTED(floats[GRADIENT_SCALE])
     zero = COMPUTED(0.0)
 
@@ -172,10 +172,10 @@ def template(integers, floats, chunk):
         if EACH:
             values[row] = narrow(COMPUTED(value))
         total += value
-        if WANTED:
+        if NEEDS_GRAD:
             factor = scale
-            if FROM_ABOVE:
-                factor = scale * widen(upstream[row])
+            if HAS_GRAD_OUTPUT:
+                factor = scale * widen(grad_output[row])
             row_gradient = gradient[begin : begin + classes]
             for c in range(classes):
                 row_gradient[c] = narrow(factor * pull[c])
@@ -198,7 +198,6 @@ def blocks(request: Request) -> Blocks | None:
     return Blocks(
         (
             OUT if request.value else 0,
-            1,
             chunks.count(rows, per_chunk),
             rows,
             classes,
@@ -207,7 +206,7 @@ def blocks(request: Request) -> Blocks | None:
             At("operand", 0),
             At("constant", 0),
             *common.gradient_places(request),
-            UPSTREAM if request.upstream is not None else 0,
+            GRAD_OUTPUT_AT if request.grad_output is not None else 0,
             per_chunk,
             chunks.SEGMENT,
             SEARCHING,
@@ -216,7 +215,7 @@ def blocks(request: Request) -> Blocks | None:
         (scale, scale / max(classes, 1)),
         rows,
         classes,
-        {"WANTED": request.wanted[0]},
+        {"NEEDS_GRAD": request.needs_grad[0]},
         class_step == 1,
         request.value,
     )
@@ -228,7 +227,7 @@ def scalars(request: Request) -> dict[str, Any]:
     return {"loss": stated(definition), "hinge": definition.hinge}
 
 
-def prepare(request: Request) -> Launch | None:
+def make_plan(request: Request) -> Plan | None:
     """Choose a kernel and cut the work; see :mod:`nbloss.engine.evaluate`."""
     laid = blocks(request)
     if laid is None:
@@ -248,14 +247,14 @@ def prepare(request: Request) -> Launch | None:
     )
     pieces = chunks.count(laid.rows, laid.integers[PER_CHUNK])
     work = laid.rows * laid.columns
-    return ready(
+    return planned(
         request,
         value_shape(request),
-        common.stage(worker, pieces, request, int(request.value == "sum")),
+        common.stage(worker, pieces, request, pieces),
         laid.integers,
         laid.floats,
         work,
-        **survey(request, work, -1, laid.columns),
+        **validate(request, work, -1, laid.columns),
     )
 
 

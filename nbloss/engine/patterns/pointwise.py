@@ -7,9 +7,9 @@ from typing import Any
 
 from nbloss.codegen import chunks
 from nbloss.codegen.spec import GRAD_OUTPUT, Spec, gradient, identifier
-from nbloss.engine.launch import OUT, UPSTREAM, At, Request
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work
+from nbloss.engine.plan import GRAD_OUTPUT_AT, OUT, At, Request
 from nbloss.engine.problem import Problem
 from nbloss.formula import primitives
 from nbloss.formula.trace import Formula
@@ -20,8 +20,8 @@ def work(request: Request) -> Work | None:
     definition, shape = request.definition, request.shape
     names = (*definition.operands, *definition.optional)[: len(request.strides)]
     strides = list(request.strides)
-    if request.upstream is not None:
-        names, strides = (*names, GRAD_OUTPUT), [*strides, request.upstream]
+    if request.grad_output is not None:
+        names, strides = (*names, GRAD_OUTPUT), [*strides, request.grad_output]
     # Where a sample's value is the mean over its classes, it is that of a row.
     by_row = definition.mean_over_classes and request.value == "each"
     laid = layout(shape, strides, by_row)
@@ -33,18 +33,18 @@ def work(request: Request) -> Work | None:
     spec = Spec(
         mean_over_row(definition.symbolic) if by_row else definition.symbolic,
         (*absent, *(() if request.options is None else request.options.chosen)),
-        tuple(n for n, wanted in zip(names, request.wanted, strict=False) if wanted),
+        tuple(n for n, needs_grad in zip(names, request.needs_grad, strict=False) if needs_grad),
         request.value,
         request.dtype,
         tuple((name, step) for name, step in known if step != 1),
-        request.upstream is not None,
+        request.grad_output is not None,
         order=request.order,
     )
     values = {"rows": rows, "columns": columns, "values": OUT if request.value else 0}
     for k, name in enumerate(names):
         field = identifier(name)
         values |= {
-            field: UPSTREAM if name == GRAD_OUTPUT else At("operand", k),
+            field: GRAD_OUTPUT_AT if name == GRAD_OUTPUT else At("operand", k),
             f"{field}_row_step": outer[k],
             f"{field}_step": inner[k],
             gradient(name): At("gradient", k),
@@ -84,12 +84,12 @@ def mean_over_row(formula: Formula) -> Formula:
     return replace(formula, function=mean, rowwise=True)
 
 
-def spread(xp: Any, upstream: Any, problem: Problem) -> Any:
-    """Bring the gradient from above to the shape of the operands."""
+def spread(xp: Any, grad_output: Any, problem: Problem) -> Any:
+    """Bring `grad_output` to the shape of the operands."""
     shape = tuple(problem.operands[0].shape)
     if problem.definition.mean_over_classes:
-        upstream = upstream.reshape((*shape[:-1], 1))
-    return xp.broadcast_to(upstream, shape)
+        grad_output = grad_output.reshape((*shape[:-1], 1))
+    return xp.broadcast_to(grad_output, shape)
 
 
 def value_shape(request: Request | Problem) -> tuple[int, ...]:

@@ -6,10 +6,10 @@ from typing import Any
 from nbloss.codegen import chunks
 from nbloss.codegen.spec import Spec, gradient, identifier
 from nbloss.engine.kernels import kernel
-from nbloss.engine.launch import OUT, UPSTREAM, At, Request, Stage
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work
-from nbloss.engine.patterns.survey import PLAIN, gathered
+from nbloss.engine.patterns.labels import PLAIN, gathered
+from nbloss.engine.plan import GRAD_OUTPUT_AT, OUT, At, Request, Stage
 from nbloss.engine.problem import Problem
 from nbloss.formula.trace import Formula
 
@@ -44,7 +44,7 @@ def work(request: Request) -> Work | None:
     along = [name for name, kind in operands.items() if kind == "element"]
     outer, inner = (dict(zip(along, steps, strict=True)) for steps in laid)
     known = zip(along, common.known_steps(laid[1]), strict=True)
-    needs_grad = zip(operands, request.wanted, strict=True)
+    needs_grad = zip(operands, request.needs_grad, strict=True)
     spec = Spec(
         formula,
         tuple(options.items()),
@@ -52,7 +52,7 @@ def work(request: Request) -> Work | None:
         request.value,
         request.dtype,
         tuple((name, step) for name, step in known if step != 1),
-        request.upstream is not None,
+        request.grad_output is not None,
         order=request.order,
     )
     rows, columns = math.prod(request.shape[:-1]), request.shape[-1]
@@ -60,8 +60,8 @@ def work(request: Request) -> Work | None:
         "rows": rows,
         "columns": columns,
         "values": OUT if request.value else 0,
-        "grad_output": UPSTREAM,
-        "grad_output_row_step": common.step_of_upstream(request),
+        "grad_output": GRAD_OUTPUT_AT,
+        "grad_output_row_step": common.step_of_grad_output(request),
     }
     for k, name in enumerate(operands):
         field = identifier(name)
@@ -89,7 +89,7 @@ def work(request: Request) -> Work | None:
     )
 
 
-def survey(request: Request, made: Work, pieces: int) -> dict[str, Any]:
+def validate(request: Request, made: Work, pieces: int) -> dict[str, Any]:
     """Prepare a first walk over all rows, which finds labels that name no column.
 
     It also gives the sum of the weights that a weighted mean divides by, which has to be known
@@ -97,9 +97,9 @@ def survey(request: Request, made: Work, pieces: int) -> dict[str, Any]:
     """
     if "index" not in made.spec.formula.operands.values() and not made.weighs:
         return {}
-    stage = Stage(kernel(made.survey), pieces, gathered(), 1, 2 * pieces)
+    stage = Stage(kernel(made.validate), pieces, gathered(), 1, 2 * pieces)
     integers = (0, pieces, 0, 0, 0, 0, 0, 0, PLAIN if made.weighs else 0)
-    return {"survey": stage, "survey_integers": integers}
+    return {"validation": stage, "validation_integers": integers}
 
 
 def floating(formula: Formula) -> dict[str, str]:

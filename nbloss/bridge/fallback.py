@@ -10,25 +10,25 @@ from nbloss.formula.distance import Distance
 from nbloss.formula.registry import built_in
 
 # As they are before anybody puts others in their place.
-ORIGINALS = {
+TORCH_FUNCTIONS = {
     name: getattr(torch.nn.functional, name)
     for name in built_in()
     if hasattr(torch.nn.functional, name)
 }
 
 
-def original(name: str, named: dict[str, Any]) -> Callable[..., Any] | None:
+def torch_function(name: str, named: dict[str, Any]) -> Callable[..., Any] | None:
     """Give torch's own function, if there is one that takes the arguments."""
     if isinstance(named.get("distance_function"), Distance):
         return None  # torch would call it with tensors, which a distance can't measure
-    return ORIGINALS.get(name)
+    return TORCH_FUNCTIONS.get(name)
 
 
-def unserved(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
+def fall_back(name: str, error: Exception, arguments: tuple, named: dict[str, Any]) -> Any:
     """Ask torch itself; where it has no such function, raise the error."""
     if sharded.among(arguments, named):
         sharded.check(name, arguments, named)
-    original = ORIGINALS.get(name)
-    if original is None:
+    torch_function = TORCH_FUNCTIONS.get(name)
+    if torch_function is None:
         raise error from None
-    return original(*arguments, **named)
+    return torch_function(*arguments, **named)

@@ -10,18 +10,18 @@ from nbloss.codegen.blocks import FLOATS, INTEGERS, VALUE_SCALE
 from nbloss.engine.cuda import driver, errors, grid, groups, runtime
 from nbloss.engine.cuda.compiler import Kernel, computed, kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
-from nbloss.engine.launch import At, Request, order
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import VALUE, Blocks
+from nbloss.engine.plan import At, Request, order
 
 # The last integers of a block: memory in which blocks leave numbers for others to add up, first
-# those of a survey; memory for the blocks alone; where errors go.
-LEFT, COUNT, SURVEYORS, MEMORY, ERRORS, SEEN = range(INTEGERS - 6, INTEGERS)
+# those of the weights; memory for the blocks alone; where errors go.
+PARTIALS_AT, COUNT, WEIGHT_BLOCKS, MEMORY, ERRORS, SEEN = range(INTEGERS - 6, INTEGERS)
 # Their names, and that of the float that all kernels have.
 FIELDS = {
-    "partials": LEFT,
+    "partials": PARTIALS_AT,
     "partial_count": COUNT,
-    "surveyors": SURVEYORS,
+    "weight_blocks": WEIGHT_BLOCKS,
     "errors": ERRORS,
     "seen": SEEN,
 }
@@ -37,12 +37,12 @@ class Stage(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Launch:
-    """Kernels with all that they need but addresses; see :class:`nbloss.engine.launch.Launch`.
+class Plan:
+    """Kernels with all that they need but addresses; see :class:`nbloss.engine.plan.Plan`.
 
     Attributes
     ----------
-    loss, wanted, value_shape
+    loss, needs_grad, value_shape
         The definition's name, and as for the processor.
     words : array of int64
         The parameters of all kernels.
@@ -55,7 +55,7 @@ class Launch:
     """
 
     loss: str
-    wanted: tuple[bool, ...]
+    needs_grad: tuple[bool, ...]
     value_shape: tuple[int, ...] | None
     words: np.ndarray
     places: np.ndarray
@@ -74,7 +74,7 @@ class Launch:
         ----------
         xp : module
         arrays : list of array
-            In the order of :func:`nbloss.engine.launch.order`.
+            In the order of :func:`nbloss.engine.plan.order`.
 
         Raises
         ------
@@ -130,21 +130,26 @@ def specialize(
         (*groups.FOLDS, groups.report, *helpers),
         **groups.flags(grid.WARP, threads, threads),
         **common.uses(request, laid),
-        **{"VALUE": VALUE, "LEFT": LEFT, "COUNT": COUNT, "SURVEYORS": SURVEYORS},
+        **{
+            "VALUE": VALUE,
+            "PARTIALS_AT": PARTIALS_AT,
+            "COUNT": COUNT,
+            "WEIGHT_BLOCKS": WEIGHT_BLOCKS,
+        },
         **flags,
     )
 
 
-def ready(
+def planned(
     request: Request,
     value_shape: tuple[int, ...],
     integers: tuple[Any, ...],
     floats: tuple[float, ...],
     main: Stage,
-    survey: Stage | None = None,
+    validate: Stage | None = None,
     memory: int = 0,
-) -> Launch:
-    """Put a launch together.
+) -> Plan:
+    """Put a plan together.
 
     Parameters
     ----------
@@ -154,29 +159,29 @@ def ready(
     integers, floats : tuple
         The blocks of numbers; `At` stands for an address.
     main : Stage
-    survey : Stage, optional
+    validate : Stage, optional
         What runs before it.
     memory : int, optional
         Bytes that the blocks of the main kernel need together.
     """
-    if len(integers) > LEFT or len(floats) > FLOATS:
+    if len(integers) > PARTIALS_AT or len(floats) > FLOATS:
         raise ValueError(
-            f"a kernel takes at most {LEFT} integers and {FLOATS} floats, "
+            f"a kernel takes at most {PARTIALS_AT} integers and {FLOATS} floats, "
             f"got {len(integers)} and {len(floats)}: the loss has too many operands or parameters"
         )
-    stages = (main,) if survey is None else (survey, main)
-    surveyors = 0 if survey is None else survey.blocks
+    stages = (main,) if validate is None else (validate, main)
+    weight_blocks = 0 if validate is None else validate.blocks
     partials = main.blocks if request.value == "sum" and main.blocks > 1 else 0
     if partials:
         stages = (*stages, Stage(adding(request.dtype), 1))
-    left = BYTES * (partials + surveyors)
+    left = BYTES * (partials + weight_blocks)
     arrays = order(request)
     block: list[Any] = [0] * INTEGERS
     block[: len(integers)] = integers
-    block[LEFT:] = (
+    block[PARTIALS_AT:] = (
         At(SCRATCH, memory) if left else 0,
         partials,
-        surveyors,
+        weight_blocks,
         At(SCRATCH, 0) if memory else 0,
         0,
         0,
@@ -187,9 +192,9 @@ def ready(
     words[INTEGERS:].view(dtype)[:: BYTES // dtype.itemsize][: len(floats)] = floats
     addresses = [(at, x) for at, x in enumerate(block) if isinstance(x, At)]
     shapes = {"sum": (), "each": value_shape, "": None}
-    return Launch(
+    return Plan(
         request.definition.name,
-        request.wanted,
+        request.needs_grad,
         shapes[request.value],
         words,
         np.array([at for at, _ in addresses]),

@@ -9,11 +9,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 from nbloss.engine.problem import FormulaOptions, Problem
 from nbloss.formula.registry import FUNCTIONS, Definition
 from nbloss.formula.trace import Formula
-from nbloss.functional import contract
+from nbloss.functional import validation
 
 P = ParamSpec("P")
 
@@ -32,7 +32,7 @@ def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
     return call
 
 
-def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
+def public_function(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
     """Make a public function.
 
     Its attribute ``build`` is the function that it was made of, and ``leading`` the name of its
@@ -68,13 +68,13 @@ def face(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
 
 def scriptable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give TorchScript, which compiles from the source, torch's own function instead."""
-    from nbloss.bridge.originals import ORIGINALS
+    from nbloss.bridge.fallback import TORCH_FUNCTIONS
 
-    return ORIGINALS.get(function.__name__, function)
+    return TORCH_FUNCTIONS.get(function.__name__, function)
 
 
 def default(definition: Definition) -> Callable[..., Any]:
-    """Make the face of a loss from its definition alone.
+    """Make the public function of a loss from its definition alone.
 
     Its arguments are the operands, then ``reduction``, then the parameters and options with the
     defaults that they have in the formula.
@@ -89,10 +89,10 @@ def default(definition: Definition) -> Callable[..., Any]:
         floats = {n: given[n] for n, kind in formula.operands.items() if kind in FLOATING}
         arrays = dict(zip(floats, xp.operands(loss, **floats), strict=True))
         elements = [x for n, x in arrays.items() if formula.operands[n] == "element"]
-        shape = contract.common_shape(*elements)
+        shape = validation.common_shape(*elements)
         if formula.rowwise and len(elements) < len(arrays):
             each = (x[..., None] for n, x in arrays.items() if formula.operands[n] != "element")
-            shape = contract.common_shape(*elements, *each)
+            shape = validation.common_shape(*elements, *each)
         constants = (
             _constants(xp, formula, given, elements[0], shape, loss) if formula.rowwise else ()
         )
@@ -100,12 +100,12 @@ def default(definition: Definition) -> Callable[..., Any]:
             xp.expand((x,), shape if formula.operands[n] == "element" else shape[:-1])[0]
             for n, x in arrays.items()
         )
-        numbers = tuple(contract.number(loss, name, given[name]) for name in formula.parameters)
+        numbers = tuple(validation.number(loss, name, given[name]) for name in formula.parameters)
         options = tuple(
-            (name, contract.option(loss, name, given[name], value))
+            (name, validation.option(loss, name, given[name], value))
             for name, value in formula.options.items()
         )
-        reduction = contract.reduction(given["reduction"])
+        reduction = validation.reduction(given["reduction"])
         return Problem(
             definition,
             expanded,
@@ -131,7 +131,7 @@ def default(definition: Definition) -> Callable[..., Any]:
     build.__signature__ = signature  # type: ignore[attr-defined]
     build.__name__ = build.__qualname__ = definition.name
     build.__doc__ = _docstring(definition)
-    return face(build)
+    return public_function(build)
 
 
 FLOATING = ("element", "per_row")
@@ -142,7 +142,7 @@ def _constants(
 ) -> tuple:
     """Check the labels of rows, and the numbers of columns; see that there are columns enough."""
     if not shape:
-        refuse(
+        unsupported(
             RuntimeError(
                 f"{loss}(): {next(iter(formula.operands))} needs a row, at least one dimension"
             )
@@ -150,7 +150,7 @@ def _constants(
     graph = formula.graph()
     if shape[-1] < graph.least_columns:
         least = f"{graph.least_columns} column{'s' if graph.least_columns > 1 else ''}"
-        refuse(ValueError(f"{loss}(): a row must have at least {least}, got {shape[-1]}"))
+        unsupported(ValueError(f"{loss}(): a row must have at least {least}, got {shape[-1]}"))
     constants = []
     for name, kind in formula.operands.items():
         if kind == "index":
@@ -163,7 +163,7 @@ def _constants(
         else:
             continue
         if tuple(x.shape) != expected:
-            refuse(
+            unsupported(
                 ValueError(
                     f"{loss}(): {name} must have shape {list(expected)} beside rows of shape "
                     f"{list(shape)}, got {list(x.shape)}"

@@ -14,18 +14,18 @@ from nbloss.codegen import chunks
 from nbloss.codegen.blocks import GRADIENT_SCALE, PARTIALS, VALUE_SCALE
 from nbloss.codegen.memory import COMPUTED as COMPUTING
 from nbloss.codegen.memory import STORED, WIDEN, array_at, label_at
-from nbloss.engine import compiler, launch
-from nbloss.engine.launch import (
+from nbloss.engine import compiler, plan
+from nbloss.engine.plan import (
     ABOVE,
     FIRST_BAD,
     IGNORED,
     LABEL_WEIGHTS,
     LABELS,
+    LABELS_TO_VALIDATE,
     LOWEST,
     MEAN,
     PER_PIECE,
     PIECES,
-    SURVEYED,
     At,
     Stage,
 )
@@ -36,7 +36,7 @@ PLAIN, NAN_OF_NO_WEIGHT = 1, 2
 
 
 def template(integers, floats, chunk):
-    count, lowest, above = integers[SURVEYED], integers[LOWEST], integers[ABOVE]
+    count, lowest, above = integers[LABELS_TO_VALIDATE], integers[LOWEST], integers[ABOVE]
     size = integers[PER_PIECE]
     labels = array_at(integers[LABELS], count, np.int64)
     weights = array_at(integers[LABEL_WEIGHTS], above if WEIGHTED else 0, STORAGE)
@@ -105,12 +105,12 @@ def kernels(dtype: str, weighted: bool, ignores: bool) -> tuple[Any, Any]:
 
 
 def gathered() -> Any:
-    """Compile the step that gathers what a survey found."""
+    """Compile the step that gathers what the validation found."""
     return compiler.worker(gather, {}, np.float64)
 
 
-def survey(
-    request: launch.Request,
+def validate(
+    request: plan.Request,
     count: int,
     lowest: int,
     above: int,
@@ -138,15 +138,15 @@ def survey(
     Returns
     -------
     dict
-        What :func:`nbloss.engine.launch.ready` takes.
+        What :func:`nbloss.engine.plan.planned` takes.
     """
     pieces = max(1, chunks.count(count, chunks.CHUNK))
     walk, gathering = kernels(
         request.dtype if weighted else "float64", weighted, ignored is not None
     )
     return {
-        "survey": Stage(walk, pieces, gathering, 1, 2 * pieces),
-        "survey_integers": (
+        "validation": Stage(walk, pieces, gathering, 1, 2 * pieces),
+        "validation_integers": (
             count,
             pieces,
             lowest,

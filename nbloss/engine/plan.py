@@ -2,7 +2,7 @@
 
 Most calls of a loss are like one before: the same shapes, types and options, and only the numbers
 are others. What the engine decides on such a call (which kernel, how the work is cut, how memory is
-walked) is decided once, and kept as a :class:`Launch`; each call only fills in its addresses.
+walked) is decided once, and kept as a :class:`Plan`; each call only fills in its addresses.
 """
 
 import math
@@ -17,9 +17,9 @@ from nbloss.codegen.blocks import FLOATS, INTEGERS, PARTIALS
 from nbloss.codegen.memory import STORED
 from nbloss.engine import buffers
 
-# The last integers of a block. SURVEYED to MEAN are for the survey of labels.
+# The last integers of a block. SURVEYED to MEAN are for the validation of labels.
 (
-    SURVEYED,
+    LABELS_TO_VALIDATE,
     PIECES,
     LOWEST,
     ABOVE,
@@ -30,13 +30,13 @@ from nbloss.engine import buffers
     MEAN,
     FIRST_BAD,
 ) = range(INTEGERS - 11, PARTIALS)
-LAST_INTEGER = SURVEYED
+LAST_INTEGER = LABELS_TO_VALIDATE
 # FIRST_BAD is the place of a label, or one of these.
 NOTHING_BAD, NO_MEMORY = -1, -2
 
 # The record that the driver reads: the stages, the threads, where in the block which address
 # belongs, and both blocks.
-WALK, WALKS, GATHER, WORKER, WORKS, COMBINER, COMBINATIONS, SUMS = range(8)
+VALIDATOR, VALIDATIONS, GATHERER, WORKER, WORKS, COMBINER, COMBINATIONS, SUMS = range(8)
 POOL, SLOTS, FIRST_SLOT = range(8, 11)
 MOST_SLOTS = 20
 FIRST_INTEGER = FIRST_SLOT + 2 * MOST_SLOTS
@@ -53,7 +53,7 @@ class At(NamedTuple):
     number: int = 0
 
 
-OUT, UPSTREAM = At("out"), At("upstream")
+OUT, GRAD_OUTPUT_AT = At("out"), At("upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ class Request:
         Steps through each operand, in elements.
     constants : tuple of bool
         Which of the constants there are.
-    wanted : tuple of bool
+    needs_grad : tuple of bool
         The operands whose gradients are stored.
     value : {"each", "sum", ""}
         Whether values are stored one by one, summed, or not needed.
-    upstream : tuple of int or None
-        Steps through the gradient from above, if there is one for each value.
+    grad_output : tuple of int or None
+        Steps through `grad_output`, if there is one number for each value.
     on_device : bool
         Whether the memory is that of a CUDA device.
     order : {1, 2}
@@ -92,9 +92,9 @@ class Request:
     shape: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
     constants: tuple[bool, ...]
-    wanted: tuple[bool, ...]
+    needs_grad: tuple[bool, ...]
     value: str
-    upstream: tuple[int, ...] | None
+    grad_output: tuple[int, ...] | None
     on_device: bool = False
     order: int = 1
 
@@ -113,7 +113,7 @@ NO_STAGE = Stage()
 
 
 @dataclass(slots=True, eq=False)
-class Launch:
+class Plan:
     """A kernel with all that it needs but addresses.
 
     Attributes
@@ -126,9 +126,9 @@ class Launch:
         What the compiled driver reads; see the names of its places in this module.
     address : int
         Where the record lies.
-    survey, main : Stage
+    validate, main : Stage
         The stages once more, for the driver that is plain Python.
-    wanted : tuple of bool
+    needs_grad : tuple of bool
         The operands whose gradients are made.
     value_shape : tuple of int or None
         Shape of the value; None if there is none.
@@ -145,16 +145,16 @@ class Launch:
     quick : function or None
         The driver, once it is known that it always is the same.
     on_device : bool
-        Always false here; see :class:`nbloss.engine.cuda.launch.Launch`.
+        Always false here; see :class:`nbloss.engine.cuda.plan.Plan`.
     """
 
     pattern: str
     dtype: str
     record: np.ndarray
     address: int
-    survey: Stage
+    validate: Stage
     main: Stage
-    wanted: tuple[bool, ...]
+    needs_grad: tuple[bool, ...]
     value_shape: tuple[int, ...] | None
     padding: tuple[int, ...]
     parallel: bool
@@ -166,13 +166,13 @@ class Launch:
 
 
 def order(request: Request) -> list[At]:
-    """In which order a launch takes its addresses."""
+    """In which order a plan takes its addresses."""
     return [
         *(At("operand", k) for k in range(len(request.strides))),
         *(At("constant", k) for k, there in enumerate(request.constants) if there),
-        *(At("gradient", k) for k, wanted in enumerate(request.wanted) if wanted),
+        *(At("gradient", k) for k, needs_grad in enumerate(request.needs_grad) if needs_grad),
         *((OUT,) if request.value else ()),
-        *((UPSTREAM,) if request.upstream is not None else ()),
+        *((GRAD_OUTPUT_AT,) if request.grad_output is not None else ()),
     ]
 
 
@@ -184,30 +184,30 @@ PARALLEL_FROM = 1 << 16
 MOST_BROADCAST = 1 << 36
 
 
-def ready(
+def planned(
     request: Request,
     value_shape: tuple[int, ...],
     main: Stage,
     integers: tuple[Any, ...],
     floats: tuple[float, ...],
     work: int,
-    survey: Stage = NO_STAGE,
-    survey_integers: tuple[Any, ...] = (),
-) -> Launch:
-    """Put a launch together.
+    validate: Stage = NO_STAGE,
+    validation_integers: tuple[Any, ...] = (),
+) -> Plan:
+    """Put a plan together.
 
     Parameters
     ----------
     request : Request
     value_shape : tuple of int
         Shape of the value without a reduction.
-    main, survey : Stage
+    main, validate : Stage
     integers, floats : tuple
         The blocks that all workers and combiners see; `At` stands for an address.
     work : int
         How many elements there are.
-    survey_integers : tuple, optional
-        What lies from ``SURVEYED`` on.
+    validation_integers : tuple, optional
+        What lies from ``LABELS_TO_VALIDATE`` on.
     """
     shape = request.shape  # of which an operand with one number a row lacks the last
     dense = [chunks.is_contiguous(shape[: len(steps)], steps) for steps in request.strides]
@@ -225,7 +225,7 @@ def ready(
     rounded = -(-len(places) // ROUND) * ROUND
     block: list[Any] = [0] * INTEGERS
     block[: len(integers)] = integers
-    block[SURVEYED : SURVEYED + len(survey_integers)] = survey_integers
+    block[LABELS_TO_VALIDATE : LABELS_TO_VALIDATE + len(validation_integers)] = validation_integers
     block[FIRST_BAD] = NOTHING_BAD
     slots = [
         number
@@ -236,11 +236,11 @@ def ready(
     if len(slots) > 2 * MOST_SLOTS:
         raise ValueError(f"a kernel takes at most {MOST_SLOTS} arrays, got {len(slots) // 2}")
     record = np.zeros(RECORD, np.int64)
-    addresses = (survey.worker, survey.combiner, main.worker, main.combiner)
+    addresses = (validate.worker, validate.combiner, main.worker, main.combiner)
     if all(isinstance(x, int) for x in addresses):
-        record[[WALK, GATHER, WORKER, COMBINER]] = addresses
-    record[[WALKS, WORKS, COMBINATIONS]] = survey.pieces, main.pieces, main.combinations
-    record[SUMS] = max(survey.partials, main.partials)
+        record[[VALIDATOR, GATHERER, WORKER, COMBINER]] = addresses
+    record[[VALIDATIONS, WORKS, COMBINATIONS]] = validate.pieces, main.pieces, main.combinations
+    record[SUMS] = max(validate.partials, main.partials)
     record[SLOTS] = len(slots) // 2
     record[FIRST_SLOT : FIRST_SLOT + len(slots)] = slots
     record[FIRST_INTEGER:FIRST_FLOAT] = [0 if isinstance(x, At) else x for x in block]
@@ -249,17 +249,17 @@ def ready(
     if size >= buffers.MAPPED:
         buffers.let_freed_memory_be_kept()
     shapes = {"sum": (), "each": value_shape, "": None}
-    return Launch(
+    return Plan(
         request.definition.pattern,
         request.dtype,
         record,
         record.ctypes.data,
-        survey,
+        validate,
         main,
-        request.wanted,
+        request.needs_grad,
         shapes[request.value],
         (0,) * (rounded - len(places)),
-        work >= PARALLEL_FROM and max(main.pieces, survey.pieces) > 1,
+        work >= PARALLEL_FROM and max(main.pieces, validate.pieces) > 1,
         all(dense),
         size,
     )

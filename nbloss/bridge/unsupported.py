@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 
-class Unserved(Exception):
+class Unsupported(Exception):
     """A call that nbloss has no kernel for, with the error that it should end in.
 
     On arrays that error is raised; on tensors torch itself is asked, which has its own words for
@@ -15,5 +15,5 @@ class Unserved(Exception):
         self.error = error
 
 
-def refuse(error: Exception) -> NoReturn:
-    raise Unserved(error)
+def unsupported(error: Exception) -> NoReturn:
+    raise Unsupported(error)

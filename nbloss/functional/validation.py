@@ -1,6 +1,6 @@
-"""Checks that every face shares: torch's rules for arguments, and its words when they are broken.
+"""Validates arguments: torch's rules, and torch's error messages when they are broken.
 
-A check that fails raises :class:`~nbloss.bridge.refusal.Unserved`.
+A check that fails raises :class:`~nbloss.bridge.unsupported.Unserved`.
 """
 
 import operator
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.bridge.refusal import refuse
+from nbloss.bridge.unsupported import unsupported
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -34,7 +34,7 @@ def reduction(
             stacklevel=6,
         )
     if not isinstance(value, str) or value not in REDUCTIONS:
-        refuse(ValueError(message.format(value)))
+        unsupported(ValueError(message.format(value)))
     return value
 
 
@@ -43,7 +43,7 @@ def number(loss: str, argument: str, value: Any) -> float:
     single = isinstance(value, int | float) or getattr(value, "shape", None) == ()
     # A tensor that wants a gradient would not get one.
     if not single or getattr(value, "requires_grad", False):
-        refuse(TypeError(f"{loss}(): {argument} must be a number, got {type(value).__name__}"))
+        unsupported(TypeError(f"{loss}(): {argument} must be a number, got {type(value).__name__}"))
     return float(value)
 
 
@@ -54,16 +54,16 @@ def integer(loss: str, argument: str, value: Any) -> int:
             raise TypeError
         value = operator.index(value)
     except TypeError:
-        refuse(TypeError(f"{loss}(): {argument} must be an int, got {type(value).__name__}"))
+        unsupported(TypeError(f"{loss}(): {argument} must be an int, got {type(value).__name__}"))
     if not -(2**63) <= value < 2**63:
-        refuse(ValueError(f"{loss}(): {argument} must fit into 64 bits, got {value}"))
+        unsupported(ValueError(f"{loss}(): {argument} must fit into 64 bits, got {value}"))
     return value
 
 
 def flag(loss: str, argument: str, value: Any) -> bool:
     """Check a parameter that is true or false, Python's or NumPy's."""
     if not isinstance(value, bool | np.bool_):
-        refuse(TypeError(f"{loss}(): {argument} must be a bool, got {type(value).__name__}"))
+        unsupported(TypeError(f"{loss}(): {argument} must be a bool, got {type(value).__name__}"))
     return bool(value)
 
 
@@ -74,11 +74,11 @@ def option(loss: str, argument: str, value: Any, default: Any) -> Any:
     if isinstance(default, int):
         return integer(loss, argument, value)
     if isinstance(default, str) and not isinstance(value, str):
-        refuse(TypeError(f"{loss}(): {argument} must be a str, got {type(value).__name__}"))
+        unsupported(TypeError(f"{loss}(): {argument} must be a str, got {type(value).__name__}"))
     try:
         hash(value)
     except TypeError:
-        refuse(TypeError(f"{loss}(): {argument} must be hashable, got {type(value).__name__}"))
+        unsupported(TypeError(f"{loss}(): {argument} must be hashable, got {type(value).__name__}"))
     return value
 
 
@@ -86,7 +86,7 @@ def positive_margin(loss: str, value: Any) -> float:
     """Check the margin of a triplet loss."""
     margin = number(loss, "margin", value)
     if margin <= 0:
-        refuse(ValueError(f"margin must be greater than 0, got {value}"))
+        unsupported(ValueError(f"margin must be greater than 0, got {value}"))
     return margin
 
 
@@ -102,7 +102,7 @@ def common_shape(*arrays: Any) -> tuple[int, ...]:
             if size == common[axis] or size == 1:
                 continue
             if common[axis] != 1:
-                refuse(
+                unsupported(
                     RuntimeError(
                         f"The size of tensor a ({common[axis]}) must match the size of tensor b "
                         f"({size}) at non-singleton dimension {axis}"
@@ -122,12 +122,12 @@ def class_target(input: Any, target: Any) -> None:
     scores, labels = tuple(input.shape), tuple(target.shape)
     rank = len(scores)
     if rank == 0:
-        refuse(ValueError("Expected 1 or more dimensions (got 0)"))
+        unsupported(ValueError("Expected 1 or more dimensions (got 0)"))
     if rank == 1:
         if len(labels) > 1:
-            refuse(RuntimeError(MULTI_TARGET))
+            unsupported(RuntimeError(MULTI_TARGET))
         if labels not in ((), (1,)):
-            refuse(
+            unsupported(
                 ValueError(
                     f"For 1D input, 1D target must have size 1, but got target size: {labels[0]}"
                 )
@@ -135,7 +135,7 @@ def class_target(input: Any, target: Any) -> None:
         return
     samples = labels[0] if labels else 0
     if scores[0] != samples:
-        refuse(
+        unsupported(
             ValueError(
                 f"Expected input batch_size ({scores[0]}) to match target batch_size ({samples})."
             )
@@ -144,22 +144,24 @@ def class_target(input: Any, target: Any) -> None:
     if labels == expected:
         if rank not in (2, 4) and scores[1] == 0 and 0 not in labels:
             # Labels of no classes. torch takes them where it need not reshape the scores.
-            refuse(
+            unsupported(
                 RuntimeError(f"size mismatch (got input: {list(scores)} , target: {list(labels)})")
             )
         return
     if rank == 2:
-        refuse(RuntimeError(MULTI_TARGET))
+        unsupported(RuntimeError(MULTI_TARGET))
     if rank == 4 and len(labels) != 3:
-        refuse(
+        unsupported(
             RuntimeError(
                 "only batches of spatial targets supported (3D tensors) but got targets of "
                 f"dimension: {len(labels)}"
             )
         )
     if rank == 4:
-        refuse(RuntimeError(f"size mismatch (got input: {list(scores)}, target: {list(labels)})"))
-    refuse(RuntimeError(f"Expected target size {list(expected)}, got {list(labels)}"))
+        unsupported(
+            RuntimeError(f"size mismatch (got input: {list(scores)}, target: {list(labels)})")
+        )
+    unsupported(RuntimeError(f"Expected target size {list(expected)}, got {list(labels)}"))
 
 
 MULTI_TARGET = "0D or 1D target tensor expected, multi-target not supported"
@@ -169,7 +171,7 @@ def class_weight(weight: Any, classes: int, prefix: str = "") -> None:
     """Check that there is a weight for each class."""
     shape = tuple(weight.shape)
     if shape != (classes,):
-        refuse(
+        unsupported(
             RuntimeError(
                 f"{prefix}weight tensor should be defined either for all {classes} classes or no "
                 f"classes but got weight tensor of shape: {list(shape)}"
