@@ -5,6 +5,7 @@ from typing import Any
 from nbloss.bridge import numpy
 from nbloss.bridge.numpy import is_on_device
 from nbloss.bridge.unsupported import Unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 
 
@@ -39,7 +40,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     return xp.as_given(value[()], first)
 
 
-def built(xp: Any, function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
+def built(xp: ArrayBackend, function: Any, arguments: tuple, named: dict[str, Any]) -> Problem:
     """Check the arguments of a public function; raise what is wrong with them."""
     try:
         return xp.on_one_device(function.build(xp, *arguments, **named))

@@ -10,10 +10,10 @@ import numpy as np
 
 from nbloss.bridge import arrays
 from nbloss.bridge import numpy as host
-from nbloss.bridge.arrays import distance, is_floating, measured
+from nbloss.bridge.arrays import distance as distance
+from nbloss.bridge.arrays import is_floating as is_floating
+from nbloss.bridge.arrays import measured as measured
 from nbloss.engine.problem import Problem, present
-
-__all__ = ["distance", "is_floating", "measured"]
 
 # --- memory -----------------------------------------------------------------------------------
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from nbloss.bridge import arrays
-from nbloss.bridge.arrays import FLOATS, distance, is_floating, measured
+from nbloss.bridge.arrays import FLOATS
+from nbloss.bridge.arrays import distance as distance
+from nbloss.bridge.arrays import is_floating as is_floating
+from nbloss.bridge.arrays import measured as measured
 from nbloss.engine import buffers
 from nbloss.engine import threads as engine_threads
 from nbloss.engine.problem import Problem
 
-__all__ = ["distance", "is_floating", "measured"]
 THIS = sys.modules[__name__]
 
 # --- memory -----------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from nbloss.engine import driver
+from nbloss.engine.backend import ArrayBackend, DeviceBackend
 from nbloss.engine.buffers import LARGE
 from nbloss.engine.patterns import classes, common, pairs, pointwise, rows
 from nbloss.engine.plan import NO_MEMORY, NOTHING_BAD, Plan, Request
@@ -30,7 +31,7 @@ else:
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": rows}
 
 
-def forward(xp: Any, problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[Any, list]:
+def forward(xp: ArrayBackend, problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[Any, list]:
     """Give the value and, for a reduced loss, the gradients that are needed, from the same pass.
 
     Parameters
@@ -64,7 +65,9 @@ def first_pass(problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[tuple[bo
     return needs_grad, "sum"
 
 
-def backward(xp: Any, problem: Problem, grad_output: Any, needs_grad: tuple[bool, ...]) -> list:
+def backward(
+    xp: ArrayBackend, problem: Problem, grad_output: Any, needs_grad: tuple[bool, ...]
+) -> list:
     """Give the gradients that are needed, times `grad_output`.
 
     ``grad_output`` is an array of the value's shape. To look at the number that it is for a reduced
@@ -83,7 +86,7 @@ def backward(xp: Any, problem: Problem, grad_output: Any, needs_grad: tuple[bool
     return run(xp, plan, (*operands, *present(problem.constants)), scale, grad_output)[1]
 
 
-def hessian_diagonal(xp: Any, problem: Problem, needs_grad: tuple[bool, ...]) -> list:
+def hessian_diagonal(xp: ArrayBackend, problem: Problem, needs_grad: tuple[bool, ...]) -> list:
     """Give the diagonal of the Hessian of the sum of the values, for each operand that needs it."""
     operands = problem.operands
     asked = request(xp, problem, operands, needs_grad, "", None)
@@ -129,7 +132,11 @@ def rescale(xp: Any, definition: Definition, gradients: list, grad_output: Any) 
 
 
 def fitted(
-    xp: Any, problem: Problem, needs_grad: tuple[bool, ...], value: str, grad_output: Any = None
+    xp: ArrayBackend,
+    problem: Problem,
+    needs_grad: tuple[bool, ...],
+    value: str,
+    grad_output: Any = None,
 ) -> tuple[AnyPlan, tuple, Any]:
     """Plan for arrays as they lie, or else for contiguous copies of them.
 
@@ -149,7 +156,7 @@ def fitted(
 
 
 def request(
-    xp: Any,
+    xp: ArrayBackend,
     problem: Problem,
     operands: tuple,
     needs_grad: tuple[bool, ...],
@@ -188,7 +195,7 @@ def plan_for(request: Request) -> AnyPlan | None:
 
 
 def run(
-    xp: Any, plan: AnyPlan, arrays: Sequence, scale: float = 1.0, grad_output: Any = None
+    xp: ArrayBackend, plan: AnyPlan, arrays: Sequence, scale: float = 1.0, grad_output: Any = None
 ) -> tuple[Any, list]:
     """Run a plan on memory. Tiny calls spend much of their time here; every line counts.
 
@@ -228,7 +235,7 @@ def run(
     if grad_output is not None:
         every.append(grad_output)
     if plan.on_device:
-        plan.start(xp, every)
+        plan.start(cast(DeviceBackend, xp), every)
         return value, gradients
     addresses = (*map(xp.address, every), *plan.padding)
     quick = plan.quick

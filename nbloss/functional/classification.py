@@ -3,6 +3,7 @@
 from typing import Any
 
 from nbloss.bridge.unsupported import unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
 from nbloss.functional import validation
 from nbloss.functional.public import public_function
@@ -11,7 +12,7 @@ from nbloss.losses import classification as definitions
 
 @public_function
 def nll_loss(
-    xp: Any,
+    xp: ArrayBackend,
     input: Any,
     target: Any,
     weight: Any = None,
@@ -87,7 +88,7 @@ def nll_loss(
 
 @public_function
 def cross_entropy(
-    xp: Any,
+    xp: ArrayBackend,
     input: Any,
     target: Any,
     weight: Any = None,
@@ -184,7 +185,7 @@ def cross_entropy(
 
 
 def _labels(
-    xp: Any, loss: str, scores: Any, target: Any, weight: Any, ignore_index: int
+    xp: ArrayBackend, loss: str, scores: Any, target: Any, weight: Any, ignore_index: int
 ) -> tuple[tuple, ClassOptions]:
     """Check a target of class indices; give the constants and options of its problem."""
     ignore_index = validation.integer(loss, "ignore_index", ignore_index)
@@ -199,7 +200,7 @@ def _labels(
 
 
 def _probabilities(
-    xp: Any, input: Any, target: Any, weight: Any, ignore_index: int, smoothing: float
+    xp: ArrayBackend, input: Any, target: Any, weight: Any, ignore_index: int, smoothing: float
 ) -> Problem:
     """Check a target of probabilities."""
     loss = "cross_entropy"

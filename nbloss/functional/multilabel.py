@@ -3,6 +3,7 @@
 from typing import Any
 
 from nbloss.bridge.unsupported import unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 from nbloss.functional import validation
 from nbloss.functional.public import public_function
@@ -11,7 +12,7 @@ from nbloss.losses import multilabel as definitions
 
 @public_function
 def multilabel_margin_loss(
-    xp: Any,
+    xp: ArrayBackend,
     input: Any,
     target: Any,
     size_average: bool | None = None,
@@ -100,7 +101,7 @@ def _is_one(*shapes: tuple[int, ...]) -> bool:
 
 @public_function
 def multilabel_soft_margin_loss(
-    xp: Any,
+    xp: ArrayBackend,
     input: Any,
     target: Any,
     weight: Any = None,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 from nbloss.bridge.unsupported import unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import FormulaOptions, Problem
 from nbloss.formula.registry import FUNCTIONS, Definition
 from nbloss.formula.trace import Formula
@@ -32,7 +33,7 @@ def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
     return call
 
 
-def public_function(build: Callable[Concatenate[Any, P], Problem]) -> Callable[P, Any]:
+def public_function(build: Callable[Concatenate[ArrayBackend, P], Problem]) -> Callable[P, Any]:
     """Make a public function.
 
     Its attribute ``build`` is the function that it was made of, and ``leading`` the name of its
@@ -81,7 +82,7 @@ def default(definition: Definition) -> Callable[..., Any]:
     """
     formula = definition.symbolic
 
-    def build(xp: Any, *arguments: Any, **named: Any) -> Problem:
+    def build(xp: ArrayBackend, *arguments: Any, **named: Any) -> Problem:
         bound = signature.bind(xp, *arguments, **named)
         bound.apply_defaults()
         given = bound.arguments
@@ -138,7 +139,12 @@ FLOATING = ("element", "per_row")
 
 
 def _constants(
-    xp: Any, formula: Formula, given: dict[str, Any], first: Any, shape: tuple[int, ...], loss: str
+    xp: ArrayBackend,
+    formula: Formula,
+    given: dict[str, Any],
+    first: Any,
+    shape: tuple[int, ...],
+    loss: str,
 ) -> tuple:
     """Check the labels of rows, and the numbers of columns; see that there are columns enough."""
     if not shape:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from nbloss.bridge.unsupported import unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 from nbloss.functional import validation
 from nbloss.functional.public import public_function
@@ -11,7 +12,7 @@ from nbloss.losses import ranking as definitions
 
 @public_function
 def margin_ranking_loss(
-    xp: Any,
+    xp: ArrayBackend,
     input1: Any,
     input2: Any,
     target: Any,

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from nbloss.bridge.unsupported import unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 from nbloss.functional import validation
 from nbloss.functional.public import public_function
@@ -12,7 +13,7 @@ from nbloss.losses import regression as definitions
 
 @public_function
 def huber_loss(
-    xp: Any,
+    xp: ArrayBackend,
     input: Any,
     target: Any,
     reduction: str = "mean",

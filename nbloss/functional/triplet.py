@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from nbloss.bridge.unsupported import unsupported
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.formula.distance import Distance
 from nbloss.formula.registry import Definition
@@ -19,7 +20,7 @@ OF_DISTANCES = cast(Definition, definitions.triplet_margin_loss.of_distances)
 
 @public_function
 def triplet_margin_loss(
-    xp: Any,
+    xp: ArrayBackend,
     anchor: Any,
     positive: Any,
     negative: Any,
@@ -97,7 +98,7 @@ def triplet_margin_loss(
 
 @public_function
 def triplet_margin_with_distance_loss(
-    xp: Any,
+    xp: ArrayBackend,
     anchor: Any,
     positive: Any,
     negative: Any,
@@ -180,7 +181,7 @@ def triplet_margin_with_distance_loss(
 
 
 def _problem(
-    xp: Any,
+    xp: ArrayBackend,
     operands: tuple,
     distance: Distance,
     margin: float,

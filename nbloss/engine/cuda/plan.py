@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nbloss.codegen.blocks import FLOATS, INTEGERS, VALUE_SCALE
+from nbloss.engine.backend import DeviceBackend
 from nbloss.engine.cuda import driver, errors, grid, groups, runtime
 from nbloss.engine.cuda.compiler import Kernel, computed, kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
@@ -67,7 +68,7 @@ class Plan:
     contiguous: bool = False
     on_device: Literal[True] = True
 
-    def start(self, xp: Any, arrays: list) -> None:
+    def start(self, xp: DeviceBackend, arrays: list) -> None:
         """Launch the kernels on memory, one after the other, and don't wait for them.
 
         Parameters

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from nbloss.engine.backend import DeviceBackend
 from nbloss.engine.cuda import grid, runtime
 from nbloss.engine.cuda.compiler import Kernel, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
@@ -54,7 +55,7 @@ def plan_for(dtype: str, size: int, keeps_zeros: bool) -> Plan:
     )
 
 
-def scale(xp: Any, gradients: list, factor: Any, keeps_zeros: bool = False) -> None:
+def scale(xp: DeviceBackend, gradients: list, factor: Any, keeps_zeros: bool = False) -> None:
     """Multiply contiguous gradients in place by a number in the device's memory.
 
     Parameters

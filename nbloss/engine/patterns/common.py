@@ -12,6 +12,7 @@ from nbloss.codegen.memory import COMPUTED as COMPUTING
 from nbloss.codegen.memory import NARROW, STORED, WIDEN, array_at
 from nbloss.codegen.spec import Spec
 from nbloss.engine import compiler
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.kernels import kernel
 from nbloss.engine.plan import At, Plan, Request, Stage, planned
 from nbloss.engine.problem import Problem
@@ -199,7 +200,7 @@ def step_of_grad_output(request: Request) -> int:
     return 1
 
 
-def spread(xp: Any, grad_output: Any, problem: Problem) -> Any:
+def spread(xp: ArrayBackend, grad_output: Any, problem: Problem) -> Any:
     """Lay `grad_output` out, one number for each row; on a device one may do for all."""
     if xp.device(grad_output) is not None and not any(xp.strides(grad_output)):
         return grad_output

@@ -7,6 +7,7 @@ from typing import Any
 
 from nbloss.codegen import chunks
 from nbloss.codegen.spec import GRAD_OUTPUT, Spec, gradient, identifier
+from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.patterns import common
 from nbloss.engine.patterns.common import Work
 from nbloss.engine.plan import GRAD_OUTPUT_AT, OUT, At, Request
@@ -84,7 +85,7 @@ def mean_over_row(formula: Formula) -> Formula:
     return replace(formula, function=mean, rowwise=True)
 
 
-def spread(xp: Any, grad_output: Any, problem: Problem) -> Any:
+def spread(xp: ArrayBackend, grad_output: Any, problem: Problem) -> Any:
     """Bring `grad_output` to the shape of the operands."""
     shape = tuple(problem.operands[0].shape)
     if problem.definition.mean_over_classes:
