@@ -10,7 +10,7 @@ from numba.core import caching
 from cases import CASES, Case
 from conftest import forget
 from nbloss.codegen.memory import COMPUTED
-from nbloss.engine import cache, compiler
+from nbloss.engine import cache, compiler, kernels
 from nbloss.engine.evaluate import PATTERNS
 from nbloss.formula.registry import LOSSES
 from test_bridge import leaves_of, loss
@@ -43,11 +43,11 @@ KERNELS = [
 def test_inner_loops_are_vectorised(
     case: Case, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = (PATTERNS[LOSSES[case.loss].pattern].__name__, compile.__name__)
+    sources = (PATTERNS[LOSSES[case.loss].pattern].__name__, kernels.__name__)
     # Compiled anew, for what comes from the disk does not show its code.
     monkeypatch.setattr(cache, "kernel_cache", lambda function: caching.NullCache())
     monkeypatch.setattr(compiler, "_workers", {})
-    monkeypatch.setattr(compile, "_kernels", {})
+    monkeypatch.setattr(kernels, "_kernels", {})
     forget()
     before = len(compiler._keep_alive)
     leaves = {

@@ -1,7 +1,7 @@
 """The kernels as steps of torch's autograd graph.
 
 A kernel makes value and gradient in one walk over memory, so most gradients are made in the forward
-pass ("early"), and the backward pass multiplies them by ``grad_output``. They are made in the
+pass (`in_forward`), and the backward pass multiplies them by ``grad_output``. They are made in the
 backward pass where keeping them would cost the user more than it saves: see :func:`is_kept`.
 """
 

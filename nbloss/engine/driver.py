@@ -159,7 +159,7 @@ def _interpreted(plan: Plan, scale: float, addresses: tuple[int, ...]) -> int:
     sums = np.empty(stages[SUMS])
     block[PARTIALS] = sums.ctypes.data
     with np.errstate(all="ignore"):
-        for stage in (plan.validate, plan.main):
+        for stage in (plan.validation, plan.main):
             for chunk in range(stage.pieces):
                 stage.worker(block, floats, chunk)
             for chunk in range(stage.combinations):

@@ -53,7 +53,7 @@ class At(NamedTuple):
     number: int = 0
 
 
-OUT, GRAD_OUTPUT_AT = At("out"), At("upstream")
+OUT, GRAD_OUTPUT_AT = At("out"), At("grad output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Plan:
         What the compiled driver reads; see the names of its places in this module.
     address : int
         Where the record lies.
-    validate, main : Stage
+    validation, main : Stage
         The stages once more, for the driver that is plain Python.
     needs_grad : tuple of bool
         The operands whose gradients are made.
@@ -152,7 +152,7 @@ class Plan:
     dtype: str
     record: np.ndarray
     address: int
-    validate: Stage
+    validation: Stage
     main: Stage
     needs_grad: tuple[bool, ...]
     value_shape: tuple[int, ...] | None
@@ -191,7 +191,7 @@ def planned(
     integers: tuple[Any, ...],
     floats: tuple[float, ...],
     work: int,
-    validate: Stage = NO_STAGE,
+    validation: Stage = NO_STAGE,
     validation_integers: tuple[Any, ...] = (),
 ) -> Plan:
     """Put a plan together.
@@ -201,7 +201,7 @@ def planned(
     request : Request
     value_shape : tuple of int
         Shape of the value without a reduction.
-    main, validate : Stage
+    main, validation : Stage
     integers, floats : tuple
         The blocks that all workers and combiners see; `At` stands for an address.
     work : int
@@ -236,11 +236,11 @@ def planned(
     if len(slots) > 2 * MOST_SLOTS:
         raise ValueError(f"a kernel takes at most {MOST_SLOTS} arrays, got {len(slots) // 2}")
     record = np.zeros(RECORD, np.int64)
-    addresses = (validate.worker, validate.combiner, main.worker, main.combiner)
+    addresses = (validation.worker, validation.combiner, main.worker, main.combiner)
     if all(isinstance(x, int) for x in addresses):
         record[[VALIDATOR, GATHERER, WORKER, COMBINER]] = addresses
-    record[[VALIDATIONS, WORKS, COMBINATIONS]] = validate.pieces, main.pieces, main.combinations
-    record[SUMS] = max(validate.partials, main.partials)
+    record[[VALIDATIONS, WORKS, COMBINATIONS]] = validation.pieces, main.pieces, main.combinations
+    record[SUMS] = max(validation.partials, main.partials)
     record[SLOTS] = len(slots) // 2
     record[FIRST_SLOT : FIRST_SLOT + len(slots)] = slots
     record[FIRST_INTEGER:FIRST_FLOAT] = [0 if isinstance(x, At) else x for x in block]
@@ -254,12 +254,12 @@ def planned(
         request.dtype,
         record,
         record.ctypes.data,
-        validate,
+        validation,
         main,
         request.needs_grad,
         shapes[request.value],
         (0,) * (rounded - len(places)),
-        work >= PARALLEL_FROM and max(main.pieces, validate.pieces) > 1,
+        work >= PARALLEL_FROM and max(main.pieces, validation.pieces) > 1,
         all(dense),
         size,
     )

@@ -20,17 +20,17 @@ def make_plan(pattern: Any, request: Request) -> Plan | None:
     if made is None:
         return None
     main, blocks = _stage(made.spec, made, made.weighs)
-    validate = None
+    weights = None
     if made.weighs:
-        first, weight_blocks = _stage(made.validate, made)
-        validate = Stage(first, min(weight_blocks, grid.WEIGHT_BLOCKS))
+        first, weight_blocks = _stage(made.weighing, made)
+        weights = Stage(first, min(weight_blocks, grid.WEIGHT_BLOCKS))
     return planned(
         request,
         pattern.value_shape(request),
         made.spec.block(0, {**made.values, "rows_per_chunk": 0}),
         made.floats,
         Stage(main, blocks),
-        validate,
+        weights,
     )
 
 

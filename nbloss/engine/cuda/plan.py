@@ -147,7 +147,7 @@ def planned(
     integers: tuple[Any, ...],
     floats: tuple[float, ...],
     main: Stage,
-    validate: Stage | None = None,
+    weights: Stage | None = None,
     memory: int = 0,
 ) -> Plan:
     """Put a plan together.
@@ -160,7 +160,7 @@ def planned(
     integers, floats : tuple
         The blocks of numbers; `At` stands for an address.
     main : Stage
-    validate : Stage, optional
+    weights : Stage, optional
         What runs before it.
     memory : int, optional
         Bytes that the blocks of the main kernel need together.
@@ -170,8 +170,8 @@ def planned(
             f"a kernel takes at most {PARTIALS_AT} integers and {FLOATS} floats, "
             f"got {len(integers)} and {len(floats)}: the loss has too many operands or parameters"
         )
-    stages = (main,) if validate is None else (validate, main)
-    weight_blocks = 0 if validate is None else validate.blocks
+    stages = (main,) if weights is None else (weights, main)
+    weight_blocks = 0 if weights is None else weights.blocks
     partials = main.blocks if request.value == "sum" and main.blocks > 1 else 0
     if partials:
         stages = (*stages, Stage(adding(request.dtype), 1))

@@ -81,7 +81,7 @@ class Work:
     partials: int | None = None
 
     @property
-    def validate(self) -> Spec:
+    def weighing(self) -> Spec:
         """The kernel that sums the weights of all rows."""
         return replace(self.spec, needs_grad=(), value="weights", has_grad_output=False)
 
@@ -95,7 +95,8 @@ def make_plan(pattern: Any, request: Request) -> Plan | None:
     pieces = chunks.count(made.items, per_chunk)
     partials = pieces if made.partials is None else made.partials
     values = {**made.values, "rows_per_chunk": per_chunk}
-    validate = pattern.validate(request, made, pieces) if hasattr(pattern, "validate") else {}
+    has_labels = hasattr(pattern, "validate")
+    validation = pattern.validate(request, made, pieces) if has_labels else {}
     return planned(
         request,
         pattern.value_shape(request),
@@ -103,7 +104,7 @@ def make_plan(pattern: Any, request: Request) -> Plan | None:
         made.spec.block(partials, values),
         made.floats,
         made.size,
-        **validate,
+        **validation,
     )
 
 

@@ -97,7 +97,7 @@ def validate(request: Request, made: Work, pieces: int) -> dict[str, Any]:
     """
     if "index" not in made.spec.formula.operands.values() and not made.weighs:
         return {}
-    stage = Stage(kernel(made.validate), pieces, gathered(), 1, 2 * pieces)
+    stage = Stage(kernel(made.weighing), pieces, gathered(), 1, 2 * pieces)
     integers = (0, pieces, 0, 0, 0, 0, 0, 0, PLAIN if made.weighs else 0)
     return {"validation": stage, "validation_integers": integers}
 
