@@ -56,10 +56,11 @@ def focal_loss(scores: Any, label: nbloss.Index, gamma: float = 2.0) -> Any:
 assert_type(quartic_loss, Callable[..., Any])
 assert_type(focal_loss, Callable[..., Any])
 assert_type(nbloss.pointwise(check=False), Callable[[Callable[..., Any]], Callable[..., Any]])
+assert_type(nbloss.rowwise(check=False), Callable[[Callable[..., Any]], Callable[..., Any]])
 quartic_loss(x, y, reduction="sum", scale=0.5)
 focal_loss(np.zeros((2, 3)), np.zeros(2, int))
 nbloss.pointwise(differentiable=("input",))  # type: ignore[call-overload]
-nbloss.rowwise(check=False)  # type: ignore[call-overload]
+nbloss.rowwise(finish=None)  # type: ignore[call-overload]
 
 with nbloss.patch_torch():
     pass
