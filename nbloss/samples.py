@@ -8,8 +8,6 @@ import numpy as np
 from nbloss.formula.registry import Definition
 
 MOST_LABELS = 10
-# The targets of pointwise losses that are not just any numbers.
-TARGETS = {"margin_ranking_loss": [-1.0, 1.0], "multilabel_soft_margin_loss": [0.0, 1.0]}
 
 
 class Sample(NamedTuple):
@@ -43,8 +41,8 @@ def sample(definition: Definition, *shape: int) -> Sample:
         "index": lambda: rng.integers(0, shape[-1], shape[:-1]),
     }
     operands = [
-        rng.choice(TARGETS[definition.name], shape)
-        if name == "target" and definition.name in TARGETS
+        rng.choice(definition.targets, shape)
+        if name == "target" and definition.targets
         else made[kinds[name]]()
         for name in definition.operands
     ]

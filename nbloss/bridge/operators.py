@@ -36,8 +36,6 @@ PARAMETERS: dict[str, tuple[str, ...]] = {}
 TENSORS: dict[str, tuple[str, ...]] = {}
 OPERATORS: dict[str, Any] = {}
 PAIRWISE = "pairwise"  # stands for torch's own module, before its parameters
-# Their weights of classes have no gradient in nbloss; torch says so in its own words.
-WEIGHED_CLASSES = ("cross_entropy", "nll_loss")
 
 
 def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
@@ -51,13 +49,13 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         return fallback.fall_back(name, NotImplementedError(REFUSAL.format(name)), arguments, named)
     if exports_to_onnx():
         own = fallback.torch_function(name, named)
-        if own is None or name in WRONG_COMPILED:
+        if own is None or LOSSES[name].is_compiled_wrongly:
             return composite.composed(function, arguments, named)
         return own(*arguments, **named)
     if forward_ad._current_level >= 0 and not torch._C._are_functorch_transforms_active():
         # An operator has no tangent outside of the transforms. torch's own function has.
         error = NotImplementedError(DUAL_NUMBERS.format(name))
-        if name in WRONG_COMPILED:
+        if LOSSES[name].is_compiled_wrongly:
             raise error
         return fallback.fall_back(name, error, arguments, named)
     distance = given.pop("distance_function", None)
@@ -76,8 +74,6 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     return OPERATORS[operator](**given)
 
 
-# torch 2.13 compiles another loss of these (pytorch/pytorch#141017, #185464).
-WRONG_COMPILED = ("multilabel_margin_loss",)
 DUAL_NUMBERS = (
     "{}(): a compiled or traced graph can't differentiate this loss in forward mode by dual "
     "numbers; use torch.func.jvp, or do not compile it"
@@ -114,7 +110,7 @@ def takes(name: str, operator: str, given: dict[str, Any]) -> bool:
             return False
         if x.dtype != first and x.dtype not in tensors_bridge.INTEGERS and x.dtype != torch.uint8:
             return False
-        if word == "weight" and name in WEIGHED_CLASSES and x.requires_grad:
+        if word == "weight" and LOSSES[name].pattern == "classes" and x.requires_grad:
             return False
     distance = given.get("distance_function")
     return (
@@ -252,8 +248,13 @@ def define(function: Any) -> None:
 
     def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
         for x, word in zip(operands(inputs), TENSORS[name], strict=False):
-            if word == "weight" and loss in WEIGHED_CLASSES and x is not None and x.requires_grad:
-                raise RuntimeError(f"{loss}(): there is no gradient with respect to weight")
+            if (
+                word == "weight"
+                and definition.pattern == "classes"
+                and x is not None
+                and x.requires_grad
+            ):
+                raise RuntimeError(f"{loss}() has no gradient with respect to weight")
         ctx.save_for_backward(*operands(inputs))
         ctx.others = tuple(
             None if tensor else x for x, tensor in zip(inputs, is_tensor, strict=False)

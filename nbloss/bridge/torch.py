@@ -16,6 +16,7 @@ from torch.nn.parameter import Parameter
 from nbloss.bridge.unsupported import unsupported
 from nbloss.engine import buffers, forks
 from nbloss.engine.problem import Problem, present
+from nbloss.formula.registry import LOSSES
 from nbloss.losses.distances import lp
 
 FLOATS = {
@@ -28,20 +29,6 @@ HALF = (torch.float16, torch.bfloat16)
 # The types whose memory is as it seems. The stand-ins that compilers trace with are added by
 # :mod:`nbloss.bridge.operators`; they get no further than the checks.
 PLAIN: set[type] = {Tensor, Parameter}
-# What torch computes in float32 under autocast, on each kind of device. The others take the types
-# that they are given.
-_AUTOCAST_TO_FLOAT32 = {
-    "cross_entropy",
-    "huber_loss",
-    "margin_ranking_loss",
-    "multilabel_margin_loss",
-    "nll_loss",
-    "triplet_margin_loss",
-}
-AUTOCAST_TO_FLOAT32 = {
-    "cpu": _AUTOCAST_TO_FLOAT32,
-    "cuda": {*_AUTOCAST_TO_FLOAT32, "triplet_margin_with_distance_loss"},
-}
 # What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -189,7 +176,7 @@ def is_served(device: torch.device) -> bool:
 def goes_to_float32(loss: str, device: torch.device) -> bool:
     """Whether autocast, as it is at the moment, has a loss computed in float32."""
     kind = device.type
-    return loss in AUTOCAST_TO_FLOAT32.get(kind, ()) and torch.is_autocast_enabled(kind)
+    return torch.is_autocast_enabled(kind) and kind in LOSSES[loss].autocast
 
 
 def on_one_device(problem: Problem) -> Problem:

@@ -12,7 +12,7 @@ from nbloss.formula.registry import Definition
 from nbloss.formula.trace import Formula
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A definition together with the arguments of one call, checked and brought to one type.
 

@@ -58,6 +58,12 @@ class Definition:
         Operands of the formula that may be left out, and are 1 then.
     of_distances : Definition or None
         Of a loss of distances: the same of distances that have been measured.
+    autocast : tuple of str
+        The devices on which torch's autocast has half types computed in float32.
+    targets : tuple of float
+        The numbers that a target may be, if not all are.
+    is_compiled_wrongly : bool
+        Whether torch's compiler makes another loss of torch's own function.
     """
 
     name: str
@@ -75,6 +81,9 @@ class Definition:
     row_formulas: tuple[Formula, ...] = ()
     optional: tuple[str, ...] = ()
     of_distances: "Definition | None" = None
+    autocast: tuple[str, ...] = ()
+    targets: tuple[float, ...] = ()
+    is_compiled_wrongly: bool = False
 
     @functools.cached_property
     def keeps_zeros(self) -> bool:
@@ -128,9 +137,9 @@ def built_in() -> tuple[str, ...]:
     return tuple(name for name, definition in LOSSES.items() if is_built_in(definition))
 
 
-def variant(definition: Definition, name: str, module: str) -> Definition:
+def variant(definition: Definition, name: str, module: str, **facts: Any) -> Definition:
     """List the same formula once more, for a function that differs in its arguments alone."""
-    return listed(replace(definition, name=name, module=module))
+    return listed(replace(definition, name=name, module=module, **facts))
 
 
 def pointwise(
@@ -138,10 +147,8 @@ def pointwise(
     *,
     module: str | None = None,
     derivatives: Mapping[str, Callable] | None = None,
-    optional: tuple[str, ...] = (),
     check: bool = True,
-    mean_over_classes: bool = False,
-    saves_operands: bool = True,
+    **facts: Any,
 ) -> Any:
     """Define a loss by the formula of one element.
 
@@ -157,13 +164,8 @@ def pointwise(
         arguments.
     check : bool, optional
         Whether these are compared with finite differences of the value.
-    optional : tuple of str, optional
-        Operands that may be left out, and are 1 then: weights.
-    mean_over_classes : bool, optional
-        Take the mean over the last dimension first, so that ``reduction="none"`` gives a value a
-        sample.
-    saves_operands : bool, optional
-        Whether torch's own function, if there is one, saves the operands for its backward pass.
+    **facts
+        Further attributes of the :class:`Definition`.
 
     Raises
     ------
@@ -174,23 +176,11 @@ def pointwise(
     """
     if function is None:
         return functools.partial(
-            pointwise,
-            module=module,
-            derivatives=derivatives,
-            optional=optional,
-            check=check,
-            mean_over_classes=mean_over_classes,
-            saves_operands=saves_operands,
+            pointwise, module=module, derivatives=derivatives, check=check, **facts
         )
     check_formula(trace.formula(function, False))
-    definition = element(
-        function,
-        derivatives,
-        module=module or camel_case(function.__name__),
-        optional=optional,
-        mean_over_classes=mean_over_classes,
-        saves_operands=saves_operands,
-    )
+    module = module or camel_case(function.__name__)
+    definition = element(function, derivatives, module=module, **facts)
     if derivatives and check:
         finite_differences.check(definition.symbolic)
     return listed(definition)
@@ -306,8 +296,7 @@ def classes(
     *,
     module: str,
     of_probabilities: Callable | None = None,
-    saves_operands: bool = True,
-    sparse_gradient: bool = False,
+    **facts: Any,
 ) -> Callable[[Callable], Definition]:
     """Define a loss of class scores, which lie along the second dimension of several.
 
@@ -317,8 +306,8 @@ def classes(
         Name of the class in ``nbloss.nn``.
     of_probabilities : function, optional
         The formula of a target that is a probability for each class; that of a label is decorated.
-    saves_operands, sparse_gradient : bool, optional
-        As in :class:`Definition`.
+    **facts
+        Further attributes of the :class:`Definition`.
     """
 
     def decorated(function: Callable) -> Definition:
@@ -335,9 +324,8 @@ def classes(
                 symbolic.parameters,
                 names[:1],
                 module,
-                saves_operands=saves_operands,
-                sparse_gradient=sparse_gradient,
                 row_formulas=(symbolic, *others),
+                **facts,
             )
         )
 
@@ -345,7 +333,7 @@ def classes(
 
 
 def pairwise(
-    *, module: str | None = None, hinge: Callable | None = None
+    *, module: str | None = None, hinge: Callable | None = None, **facts: Any
 ) -> Callable[[Callable], Definition]:
     """Define a loss over all pairs of a target class and another class of a row.
 
@@ -359,17 +347,22 @@ def pairwise(
     hinge : function, optional
         Says that the formula is ``maximum(hinge(labelled) + other, 0)``, and that ``hinge`` falls
         as fast as its argument rises. The sum over all pairs then needs but the labels in order.
+    **facts
+        Further attributes of the :class:`Definition`.
     """
     return lambda function: listed(
         replace(
             element(function, module=module or camel_case(function.__name__)),
             pattern="pairs",
             hinge=hinge,
+            **facts,
         )
     )
 
 
-def triplet(*, of_distances: Callable, module: str | None = None) -> Callable[..., Definition]:
+def triplet(
+    *, of_distances: Callable, module: str | None = None, **facts: Any
+) -> Callable[..., Definition]:
     """Define a loss of two distances from an anchor, to a positive and to a negative example.
 
     Parameters
@@ -378,6 +371,8 @@ def triplet(*, of_distances: Callable, module: str | None = None) -> Callable[..
         The formula of the same loss, of two distances that have been measured.
     module : str, optional
         Name of the class in ``nbloss.nn``; by default the formula's name in CamelCase.
+    **facts
+        Further attributes of the :class:`Definition`.
     """
 
     def decorated(function: Callable) -> Definition:
@@ -393,8 +388,8 @@ def triplet(*, of_distances: Callable, module: str | None = None) -> Callable[..
                 symbolic.parameters,
                 tuple(symbolic.operands),
                 module or camel_case(function.__name__),
-                saves_operands=False,
                 of_distances=measured,
+                **facts,
             )
         )
 

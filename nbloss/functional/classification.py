@@ -1,5 +1,6 @@
 """Losses of samples that have one class each."""
 
+from dataclasses import replace
 from typing import Any
 
 from nbloss.bridge.unsupported import unsupported
@@ -180,8 +181,7 @@ def cross_entropy(
             constants,
             options._replace(smoothing=smoothing),
         )
-    problem.reduction = validation.reduction(reduction, size_average, reduce)
-    return problem
+    return replace(problem, reduction=validation.reduction(reduction, size_average, reduce))
 
 
 def _labels(

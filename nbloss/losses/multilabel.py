@@ -15,6 +15,7 @@ def by_target(input, target, weight):
     optional=("weight",),
     check=False,  # a test does
     mean_over_classes=True,
+    targets=(0.0, 1.0),
 )
 def multilabel_soft_margin_loss(input, target, weight):
     """Give what a class costs whose probability is the sigmoid of the input."""
@@ -27,7 +28,12 @@ def below_margin(labelled):
     return 1.0 - labelled
 
 
-@pairwise(module="MultiLabelMarginLoss", hinge=below_margin)
+@pairwise(
+    module="MultiLabelMarginLoss",
+    hinge=below_margin,
+    autocast=("cpu", "cuda"),
+    is_compiled_wrongly=True,  # torch 2.13: pytorch/pytorch#141017, #185464
+)
 def multilabel_margin_loss(labelled, other):
     """Give what is missing for a label's score to lie 1 above the score of another class."""
     return hinge(below_margin(labelled) + other, at=0.0)

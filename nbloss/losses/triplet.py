@@ -12,7 +12,7 @@ def margin_of_distances(positive_distance, negative_distance, margin=1.0):
     return hinge(margin + positive_distance - negative_distance, at=AT_KINK)
 
 
-@triplet(of_distances=margin_of_distances)
+@triplet(of_distances=margin_of_distances, saves_operands=False, autocast=("cpu", "cuda"))
 def triplet_margin_loss(
     anchor,
     positive,
@@ -40,5 +40,8 @@ def between(distance, x, y, single):
 
 # The same of distances that the user chooses.
 triplet_margin_with_distance_loss = variant(
-    triplet_margin_loss, "triplet_margin_with_distance_loss", "TripletMarginWithDistanceLoss"
+    triplet_margin_loss,
+    "triplet_margin_with_distance_loss",
+    "TripletMarginWithDistanceLoss",
+    autocast=("cuda",),
 )
