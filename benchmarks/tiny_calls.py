@@ -20,9 +20,9 @@ from torch import Tensor
 
 import nbloss
 from markers import insert
-from nbloss.bridge import autograd, routes
-from nbloss.bridge import torch as tensors_bridge
+from nbloss.backends import torch as tensors_bridge
 from nbloss.engine import evaluate
+from nbloss.torch import autograd, dispatch
 
 ROUNDS = 100
 CALLS = 40  # in a round
@@ -81,26 +81,28 @@ def steps() -> list[str]:
     huber = nbloss.huber_loss
     for _ in range(2):  # the second call finds what the first has left
         huber(x, y).backward()
-    key, tensors = routes.cache_key(huber, (x, y), {})
-    kind = routes.KINDS[key].latest
+    key, tensors = dispatch.cache_key(huber, (x, y), {})
+    kind = dispatch.CALL_PLANS[key].latest
     launch: Any = kind.launch
     value, gradient = torch.empty(()), torch.empty_like(x)
     addresses = tuple(map(Tensor.data_ptr, (x, y, gradient, value)))
 
     def choose() -> bool:
         return bool(
-            routes._compiling()
-            or routes._overridden((x, y))
-            or routes.forward_ad._current_level >= 0
-            or routes._modes()
+            dispatch._compiling()
+            or dispatch._overridden((x, y))
+            or dispatch.forward_ad._current_level >= 0
+            or dispatch._modes()
             or not kind.guard(*tensors)
         )
 
     plain = x.detach()
     measured = {
         "choose a route, the guard included": choose,
-        "tell options and tensors apart (`cache_key`)": lambda: routes.cache_key(huber, (x, y), {}),
-        "look up what is known of calls with such options": lambda: routes.KINDS.get(key),
+        "tell options and tensors apart (`cache_key`)": lambda: dispatch.cache_key(
+            huber, (x, y), {}
+        ),
+        "look up what is known of calls with such options": lambda: dispatch.CALL_PLANS.get(key),
         "make room for a gradient": lambda: torch.empty_like(x),
         "make room for a value": lambda: torch.empty_like(tensors_bridge.NUMBERS["float32"]),
         "addresses of four tensors": lambda: (*map(Tensor.data_ptr, (x, y, gradient, value)),),

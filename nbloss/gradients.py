@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
-from nbloss.bridge.arrays import is_floating
+from nbloss.backends.arrays import is_floating
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -102,7 +102,7 @@ def value_grad_hess(fn: Callable[..., Any], argnum: int = 0) -> Callable[..., An
 
     @functools.wraps(loss, updated=())
     def three(*arguments: Any, **named: Any) -> tuple[Any, Any, Any]:
-        from nbloss.bridge.array_calls import bridge_of
+        from nbloss.backends.array_calls import bridge_of
         from nbloss.engine.evaluate import hessian_diagonal
 
         named = {**named_before, **named}
@@ -183,7 +183,7 @@ def _evaluate(
 
 def _problem(loss: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     """Check the arguments of a loss of arrays; give their module, problem, names and the first."""
-    from nbloss.bridge.array_calls import bridge_of, built
+    from nbloss.backends.array_calls import bridge_of, built
 
     given = signature(loss).bind(*arguments, **named).arguments
     first = given.get(loss.leading)

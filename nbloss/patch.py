@@ -77,7 +77,7 @@ def _put_in() -> None:
     import torch.nn.functional
 
     from nbloss import functional
-    from nbloss.bridge.fallback import TORCH_FUNCTIONS
+    from nbloss.torch.fallback import TORCH_FUNCTIONS
 
     for name in TORCH_FUNCTIONS:
         _replaced[name] = getattr(torch.nn.functional, name)

@@ -59,7 +59,7 @@ def source(
     if not hasattr(loss, "build"):
         raise TypeError(f"loss must be a loss of nbloss, got {loss!r}")
     # Numba comes with these.
-    from nbloss.bridge import numpy as xp
+    from nbloss.backends import numpy as xp
     from nbloss.codegen import emit_cpu
     from nbloss.codegen.memory import STORED
     from nbloss.engine.evaluate import PATTERNS, request

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nbloss.bridge import numpy as numpy_bridge
-from nbloss.bridge import routes
-from nbloss.bridge import torch as torch_bridge
+from nbloss.backends import numpy as numpy_bridge
+from nbloss.backends import torch as torch_bridge
 from nbloss.engine import driver, evaluate
 from nbloss.engine.plan import Plan
+from nbloss.torch import dispatch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +41,7 @@ def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def forget() -> None:
     """Forget what is known of earlier calls."""
     evaluate.plan_for.cache_clear()
-    routes.CALL_PLANS.clear()
+    dispatch.CALL_PLANS.clear()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import nbloss
-from nbloss.bridge import numpy as numpy_bridge
-from nbloss.bridge import torch as torch_bridge
+from nbloss.backends import numpy as numpy_bridge
+from nbloss.backends import torch as torch_bridge
 from nbloss.engine import buffers
 
 COUNT = buffers.REUSED // 4

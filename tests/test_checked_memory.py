@@ -16,7 +16,7 @@ import nbloss
 from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
-from nbloss.bridge import torch as torch_bridge
+from nbloss.backends import torch as torch_bridge
 from nbloss.codegen import emit_cpu, runtime
 from nbloss.codegen.blocks import FLOATS, GRADIENT_SCALE, PARTIALS
 from nbloss.codegen.spec import Spec

@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 import nbloss
 import nbloss.nn
 from hostile import GOOD
-from nbloss.bridge.fallback import TORCH_FUNCTIONS
 from nbloss.formula.registry import LOSSES
-from test_bridge import CASE, Case, leaves_of, loss, tensors_of
+from nbloss.torch.fallback import TORCH_FUNCTIONS
+from test_tensors import CASE, Case, leaves_of, loss, tensors_of
 from versions import since
 
 NAME = pytest.mark.parametrize("name", GOOD)

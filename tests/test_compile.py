@@ -19,10 +19,10 @@ import nbloss.nn
 from cases import CASES, Case, split
 from hostile import GOOD
 from nbloss import distances
-from nbloss.bridge import operators
 from nbloss.formula.registry import LOSSES
+from nbloss.torch import operators
 from own_loss import own_loss
-from test_bridge import CASE, FIRST, leaves_of, loss, tensors_of
+from test_tensors import CASE, FIRST, leaves_of, loss, tensors_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using a target size"),

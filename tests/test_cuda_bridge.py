@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nbloss
-from nbloss.bridge import torch as torch_bridge
+from nbloss.backends import torch as torch_bridge
 from nbloss.engine.cuda import compiler
 
 

@@ -23,7 +23,7 @@ import nbloss.primitives as nb
 from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
-from nbloss.bridge import torch as torch_bridge
+from nbloss.backends import torch as torch_bridge
 from nbloss.engine.cuda import compiler, grid, plan
 from nbloss.engine.cuda.compiler import Kernel
 from nbloss.formula.registry import LOSSES

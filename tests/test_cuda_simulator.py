@@ -25,7 +25,7 @@ import nbloss
 import test_losses
 from cases import CASES, KINKS, Case, Kink, by_loss, split
 from conftest import forget
-from nbloss.bridge import torch as torch_bridge
+from nbloss.backends import torch as torch_bridge
 from nbloss.codegen import runtime as sources
 from nbloss.engine.cuda import compiler, emitted, errors, pairs, runtime
 from nbloss.primitives import absolute, exp, log_softmax, power, softmax, weighted, where
@@ -454,8 +454,8 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setitem(sys.modules, "cupy", module)
     forget()
     yield module
-    if sys.modules.pop("nbloss.bridge.cupy", None):
-        del nbloss.bridge.cupy
+    if sys.modules.pop("nbloss.backends.cupy", None):
+        del nbloss.backends.cupy
     forget()
 
 

@@ -48,7 +48,7 @@ def test_a_loss_of_ones_own_may_come_before_the_operators() -> None:
     text = (DOCS / "guides" / "own_losses.md").read_text()
     first_use = "x = torch.tensor([0.0, 0.0, 0.0], requires_grad=True)\n"
     assert first_use in text
-    run(text.replace(first_use, "import nbloss.bridge.operators\n" + first_use))
+    run(text.replace(first_use, "import nbloss.torch.operators\n" + first_use))
 
 
 @pytest.mark.parametrize("name", LOSSES)

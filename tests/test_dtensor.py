@@ -340,7 +340,7 @@ def strided(rank: Rank) -> Any:
 
 
 def before_213(rank: Rank) -> Any:
-    from nbloss.bridge import sharded
+    from nbloss.torch import sharded
 
     given = rank.operands(CASES["huber_loss-even"], ("replicate", "replicate"))
     now, sharded.TORCH = sharded.TORCH, (2, 12)

@@ -11,7 +11,7 @@ import nbloss
 
 ROOT = Path(nbloss.__file__).parent
 # Each may import what stands before it, and its own; the rest of the package is above all of them.
-LAYERS = ("formula", "losses", "codegen", "engine", "bridge", "functional")
+LAYERS = ("formula", "losses", "codegen", "engine", "backends", "torch", "functional")
 MODULES = {
     ".".join(("nbloss", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
         ".__init__"

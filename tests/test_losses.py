@@ -100,7 +100,7 @@ def kernels_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(name: str, error: Exception, *rest: Any) -> None:
         raise AssertionError(f"{name} was handed to torch: {error}") from error
 
-    monkeypatch.setattr("nbloss.bridge.fallback.fall_back", unsupported)
+    monkeypatch.setattr("nbloss.torch.fallback.fall_back", unsupported)
 
 
 # All cases in float32; in the other types, which differ in how numbers are read and written, the

@@ -13,7 +13,7 @@ from nbloss.codegen.memory import COMPUTED
 from nbloss.engine import cache, compiler, kernels
 from nbloss.engine.evaluate import PATTERNS
 from nbloss.formula.registry import LOSSES
-from test_bridge import leaves_of, loss
+from test_tensors import leaves_of, loss
 from test_losses import FIRST
 
 # Arithmetic on packed numbers of four and of eight bytes.

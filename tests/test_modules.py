@@ -20,7 +20,7 @@ from cases import CASES, Case, split
 from in_torch import DISTANCES
 from nbloss import distances
 from own_loss import InTorch, own_loss
-from test_bridge import FIRST, leaves_of, tensors_of
+from test_tensors import FIRST, leaves_of, tensors_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using a target size"),

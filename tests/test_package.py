@@ -66,7 +66,7 @@ except ModuleNotFoundError as error:
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(nbloss.__path__, "nbloss.")
-    if module.name != "nbloss.bridge.cupy" or importlib.util.find_spec("cupy") is not None
+    if module.name != "nbloss.backends.cupy" or importlib.util.find_spec("cupy") is not None
 ]
 
 

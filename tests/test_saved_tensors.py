@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 import nbloss
 from cases import Case
 from conftest import forget
-from nbloss.bridge import autograd
-from test_bridge import CASE, leaves_of, loss, tensors_of
+from nbloss.torch import autograd
+from test_tensors import CASE, leaves_of, loss, tensors_of
 
 REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 # Of these torch's own functions save no operand, but what they make of it. (Targets they save.)

@@ -14,7 +14,7 @@ import nbloss
 from cases import CASES, KINKS, Case, Kink, split
 from nbloss import distances
 from own_loss import in_torch, own_loss
-from test_bridge import CASE, loss, tensors_of
+from test_tensors import CASE, loss, tensors_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using a target size"),

@@ -1,6 +1,6 @@
 """What the engine and the public functions ask of a library of arrays.
 
-A module of :mod:`nbloss.bridge` answers for each: ``numpy``, ``torch`` and ``cupy``.
+A module of :mod:`nbloss.backends` answers for each: ``numpy``, ``torch`` and ``cupy``.
 """
 
 import contextlib

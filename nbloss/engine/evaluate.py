@@ -3,8 +3,8 @@
 Each pattern says what shape its value has (``value_shape``), what there is to do (``work``), and
 how it reads `grad_output` (``spread``); the rest is the same for all.
 
-``xp`` is the module that knows the arrays at hand, :mod:`nbloss.bridge.numpy` or
-:mod:`nbloss.bridge.torch`.
+``xp`` is the module that knows the arrays at hand, :mod:`nbloss.backends.numpy` or
+:mod:`nbloss.backends.torch`.
 """
 
 import functools

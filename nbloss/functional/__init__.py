@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
     if name not in LOSSES:
         raise AttributeError(f"module 'nbloss.functional' has no attribute {name!r}")
     function = globals()[name] = public.default(LOSSES[name])
-    operators = sys.modules.get("nbloss.bridge.operators")
+    operators = sys.modules.get("nbloss.torch.operators")
     if operators is not None:
         operators.define(function)  # the others were when it was imported
     return function
@@ -48,7 +48,7 @@ def _forget(definition: Definition) -> None:
 
 
 def _measure_tensors(distance: Distance, x: Any, y: Any) -> Any:
-    from nbloss.bridge.composite import measured  # and torch with it
+    from nbloss.torch.composite import measured  # and torch with it
 
     return measured(distance, x, y)
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
 from nbloss.functional import validation

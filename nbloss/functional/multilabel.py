@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 from nbloss.functional import validation

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import FormulaOptions, Problem
 from nbloss.formula.registry import FUNCTIONS, Definition
@@ -26,9 +26,9 @@ BRIDGES: dict[str, Callable[[Any, tuple, dict[str, Any]], Any]] = {}
 def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
     """Import a bridge, and torch or Numba with it. torch's compiler sees through the statements."""
     if kind == "tensors":
-        from nbloss.bridge.routes import call
+        from nbloss.torch.dispatch import call
     else:
-        from nbloss.bridge.array_calls import call
+        from nbloss.backends.array_calls import call
     BRIDGES[kind] = call
     return call
 
@@ -69,7 +69,7 @@ def public_function(build: Callable[Concatenate[ArrayBackend, P], Problem]) -> C
 
 def scriptable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give TorchScript, which compiles from the source, torch's own function instead."""
-    from nbloss.bridge.fallback import TORCH_FUNCTIONS
+    from nbloss.torch.fallback import TORCH_FUNCTIONS
 
     return TORCH_FUNCTIONS.get(function.__name__, function)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem, TripletOptions
 from nbloss.formula.distance import Distance

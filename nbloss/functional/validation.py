@@ -1,6 +1,6 @@
 """Validates arguments: torch's rules, and torch's error messages when they are broken.
 
-A check that fails raises :class:`~nbloss.bridge.unsupported.Unserved`.
+A check that fails raises :class:`~nbloss.backends.unsupported.Unserved`.
 """
 
 import operator
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 
 REDUCTIONS = ("none", "mean", "sum")
 

@@ -1,6 +1,6 @@
 """NumPy arrays, and whatever else speaks DLPack on the CPU, for the builders and the engine.
 
-The names here are those that :mod:`nbloss.bridge.torch` has for tensors.
+The names here are those that :mod:`nbloss.backends.torch` has for tensors.
 """
 
 import math
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nbloss.bridge import arrays
-from nbloss.bridge.arrays import FLOATS
-from nbloss.bridge.arrays import distance as distance
-from nbloss.bridge.arrays import is_floating as is_floating
-from nbloss.bridge.arrays import measured as measured
+from nbloss.backends import arrays
+from nbloss.backends.arrays import FLOATS
+from nbloss.backends.arrays import distance as distance
+from nbloss.backends.arrays import is_floating as is_floating
+from nbloss.backends.arrays import measured as measured
 from nbloss.engine import buffers
 from nbloss.engine import threads as engine_threads
 from nbloss.engine.problem import Problem
@@ -139,7 +139,7 @@ def _by_dlpack(loss: str, argument: str, value: Any) -> np.ndarray:
 
 
 def operands(loss: str, integers: bool = False, **named: Any) -> tuple[np.ndarray, ...]:
-    """Bring operands to one floating type; see :func:`nbloss.bridge.arrays.operands`."""
+    """Bring operands to one floating type; see :func:`nbloss.backends.arrays.operands`."""
     return arrays.operands(array, loss, integers, named)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 import nbloss
 from cases import Case, split
 from nbloss import distances
-from nbloss.bridge import routes
+from nbloss.torch import dispatch
 from test_losses import FIRST
 
 CASE = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
@@ -131,8 +131,8 @@ def test_no_step_in_the_graph_without_a_gradient(
     def unsupported(*_: Any) -> None:
         raise AssertionError("nobody asked for a gradient")
 
-    monkeypatch.setattr(routes.LossFunction, "apply", unsupported)
-    monkeypatch.setattr(routes, "apply", unsupported)
+    monkeypatch.setattr(dispatch.LossFunction, "apply", unsupported)
+    monkeypatch.setattr(dispatch, "apply", unsupported)
     assert loss(case, tensors_of(case)).grad_fn is None
     with torch.no_grad():
         assert loss(case, leaves_of(case)).grad_fn is None
@@ -190,7 +190,7 @@ def test_batches_of_varying_length_are_remembered(
     def checked(*_: Any) -> None:
         raise AssertionError("a call like this one was made before")
 
-    monkeypatch.setattr(routes, "checked", checked)
+    monkeypatch.setattr(dispatch, "checked", checked)
     for batch in batches * 2:
         assert loss(case, batch, reduction=reduction).requires_grad
 
@@ -203,7 +203,7 @@ def test_types_in_turns_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     for x, y in kinds:
         nbloss.huber_loss(x, y)
-    monkeypatch.delattr(routes, "checked")
+    monkeypatch.delattr(dispatch, "checked")
     for x, y in kinds * 2:
         value = nbloss.huber_loss(x, y)
         assert (value.dtype, value.requires_grad) == (x.dtype, x.requires_grad)

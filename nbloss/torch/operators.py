@@ -4,7 +4,7 @@
 one step of a graph, with a stand-in that tells the shape of its value and an operator of its own
 for the gradients. The signatures come from those of the public functions. Under the transforms of
 ``torch.func`` and for batches of gradients both operators are taken apart into operations of torch
-(:mod:`nbloss.bridge.composite`). ``torch.onnx``, which can translate torch's operations alone, is
+(:mod:`nbloss.torch.composite`). ``torch.onnx``, which can translate torch's operations alone, is
 given torch's own functions instead.
 """
 
@@ -18,14 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-from nbloss.bridge import composite, fallback, sharded
-from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.unsupported import Unsupported
+from nbloss.backends import torch as tensors_bridge
+from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
 from nbloss.formula.distance import Distance, recall
 from nbloss.formula.registry import FUNCTIONS, LOSSES
 from nbloss.losses.distances import lp
+from nbloss.torch import composite, fallback, sharded
 
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
 tensors_bridge.PLAIN.update((FakeTensor, FunctionalTensor))

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nbloss.bridge import fallback, sharded
-from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.unsupported import Unsupported
+from nbloss.backends import torch as tensors_bridge
+from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
 from nbloss.formula import derive, expression
 from nbloss.formula.distance import Distance
 from nbloss.formula.evaluate import evaluate as evaluate_graph
 from nbloss.formula.expression import Node
 from nbloss.formula.trace import Formula
+from nbloss.torch import fallback, sharded
 
 WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 

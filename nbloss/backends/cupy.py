@@ -1,6 +1,6 @@
 """CuPy's arrays, and whatever else speaks DLPack on a CUDA device, for the builders and the engine.
 
-The names here are those that :mod:`nbloss.bridge.numpy` has for arrays of the processor.
+The names here are those that :mod:`nbloss.backends.numpy` has for arrays of the processor.
 """
 
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from nbloss.bridge import arrays
-from nbloss.bridge import numpy as host
-from nbloss.bridge.arrays import distance as distance
-from nbloss.bridge.arrays import is_floating as is_floating
-from nbloss.bridge.arrays import measured as measured
+from nbloss.backends import arrays
+from nbloss.backends import numpy as host
+from nbloss.backends.arrays import distance as distance
+from nbloss.backends.arrays import is_floating as is_floating
+from nbloss.backends.arrays import measured as measured
 from nbloss.engine.problem import Problem, present
 
 # --- memory -----------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def array(loss: str, argument: str, value: Any) -> Any:
 
 
 def operands(loss: str, integers: bool = False, **named: Any) -> tuple:
-    """Bring operands to one floating type; see :func:`nbloss.bridge.arrays.operands`."""
+    """Bring operands to one floating type; see :func:`nbloss.backends.arrays.operands`."""
     return arrays.operands(array, loss, integers, named)
 
 

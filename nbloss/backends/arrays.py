@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 from nbloss.losses.distances import lp
 
 FLOATS = ("float16", "float32", "float64")

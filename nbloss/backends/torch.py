@@ -1,6 +1,6 @@
 """Torch tensors for the builders and the engine.
 
-The names here are those that :mod:`nbloss.bridge.numpy` has for arrays.
+The names here are those that :mod:`nbloss.backends.numpy` has for arrays.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge.unsupported import unsupported
+from nbloss.backends.unsupported import unsupported
 from nbloss.engine import buffers, forks
 from nbloss.engine.problem import Problem, present
 from nbloss.formula.registry import LOSSES
@@ -27,7 +27,7 @@ FLOATS = {
 }
 HALF = (torch.float16, torch.bfloat16)
 # The types whose memory is as it seems. The stand-ins that compilers trace with are added by
-# :mod:`nbloss.bridge.operators`; they get no further than the checks.
+# :mod:`nbloss.torch.operators`; they get no further than the checks.
 PLAIN: set[type] = {Tensor, Parameter}
 # What takes part in arithmetic as the number that it is; unsigned ones wrap when torch negates.
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)

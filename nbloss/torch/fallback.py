@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from nbloss.bridge import sharded
 from nbloss.formula.distance import Distance
 from nbloss.formula.registry import built_in
+from nbloss.torch import sharded
 
 # As they are before anybody puts others in their place.
 TORCH_FUNCTIONS = {

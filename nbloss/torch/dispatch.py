@@ -1,10 +1,10 @@
 """How a call with tensors is computed: the first route that can.
 
 1. Where torch watches operations instead of running them (``torch.compile``, ``torch.export``,
-   modes of the dispatcher, tracers) it gets an operator: :mod:`nbloss.bridge.operators`.
+   modes of the dispatcher, tracers) it gets an operator: :mod:`nbloss.torch.operators`.
 2. Subclasses and modes that override torch's functions are asked first.
 3. Where torch transforms functions (``torch.func``, forward-mode differentiation) the loss is
-   composed of torch's own operations: :mod:`nbloss.bridge.composite`.
+   composed of torch's own operations: :mod:`nbloss.torch.composite`.
 4. A call like one before goes straight to its kernel.
 5. Any other call has its arguments checked, and then goes to a kernel.
 
@@ -25,14 +25,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.parameter import Parameter
 
-from nbloss.bridge import fallback, operators
-from nbloss.bridge import torch as tensors_bridge
-from nbloss.bridge.autograd import CallPlan, LossFunction, apply, in_forward
-from nbloss.bridge.composite import composed
-from nbloss.bridge.unsupported import Unsupported
+from nbloss.backends import torch as tensors_bridge
+from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.evaluate import fitted, forward, run
 from nbloss.engine.problem import present
 from nbloss.formula.distance import Distance
+from nbloss.torch import fallback, operators
+from nbloss.torch.autograd import CallPlan, LossFunction, apply, in_forward
+from nbloss.torch.composite import composed
 
 # What is asked at every call, by the shortest names.
 _compiling = torch.compiler.is_compiling

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from nbloss.bridge import composite
-from nbloss.bridge import torch as tensors_bridge
+from nbloss.backends import torch as tensors_bridge
 from nbloss.engine.evaluate import AnyPlan, backward, fitted, rescale, run
 from nbloss.engine.problem import Problem, present
+from nbloss.torch import composite
 
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._functorch.maybe_current_level
@@ -288,5 +288,5 @@ class LossFunction(torch.autograd.Function):
 LossFunction.backward._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 # torch's `Function.apply` looks for transforms once more, and for leftovers of them.
-# `nbloss.bridge.routes` has excluded both.
+# `nbloss.torch.dispatch` has excluded both.
 apply: Any = super(torch.autograd.Function, LossFunction).apply

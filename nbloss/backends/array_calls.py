@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from nbloss.bridge import numpy
-from nbloss.bridge.numpy import is_on_device
-from nbloss.bridge.unsupported import Unsupported
+from nbloss.backends import numpy
+from nbloss.backends.numpy import is_on_device
+from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 
@@ -17,7 +17,7 @@ def bridge_of(first: Any) -> Any:
 
     compiler.require("13")
     try:
-        from nbloss.bridge import cupy
+        from nbloss.backends import cupy
     except ModuleNotFoundError as error:
         raise ImportError(CUPY_MISSING) from error
     return cupy

@@ -1,1 +1,0 @@
-"""Between arrays and the engine."""

@@ -1,0 +1,1 @@
+"""Calls with tensors: autograd, operators for compilers, transforms, torch's own functions."""
