@@ -20,7 +20,7 @@ from torch import Tensor
 
 import nbloss
 from markers import insert
-from nbloss.backends import torch as tensors_bridge
+from nbloss.backends import torch as backend
 from nbloss.engine import evaluate
 from nbloss.torch import autograd, dispatch
 
@@ -104,11 +104,11 @@ def steps() -> list[str]:
         ),
         "look up what is known of calls with such options": lambda: dispatch.CALL_PLANS.get(key),
         "make room for a gradient": lambda: torch.empty_like(x),
-        "make room for a value": lambda: torch.empty_like(tensors_bridge.NUMBERS["float32"]),
+        "make room for a value": lambda: torch.empty_like(backend.NUMBERS["float32"]),
         "addresses of four tensors": lambda: (*map(Tensor.data_ptr, (x, y, gradient, value)),),
         "driver and kernel": lambda: launch.quick(launch.address, 1.0, addresses),
         "**room, addresses and kernel together (`run`)**": (
-            lambda: evaluate.run(tensors_bridge, launch, (x, y))
+            lambda: evaluate.run(backend, launch, (x, y))
         ),
         "**the same as a step of the graph (`Function.apply`)**": (
             lambda: autograd.apply(kind, x, y)

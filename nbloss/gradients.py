@@ -102,7 +102,7 @@ def value_grad_hess(fn: Callable[..., Any], argnum: int = 0) -> Callable[..., An
 
     @functools.wraps(loss, updated=())
     def three(*arguments: Any, **named: Any) -> tuple[Any, Any, Any]:
-        from nbloss.backends.array_calls import bridge_of
+        from nbloss.backends.array_calls import backend_of
         from nbloss.engine.evaluate import hessian_diagonal
 
         named = {**named_before, **named}
@@ -110,7 +110,7 @@ def value_grad_hess(fn: Callable[..., Any], argnum: int = 0) -> Callable[..., An
         value, (gradient,) = _evaluate(loss, chosen, arguments, named)
         xp, problem, given, _ = _problem(loss, arguments, named)
         definition = problem.definition
-        if definition.pattern == "pairs" or definition.of_distances or xp is not bridge_of(None):
+        if definition.pattern == "pairs" or definition.of_distances or xp is not backend_of(None):
             raise NotImplementedError(
                 "value_grad_hess() takes pointwise losses, cross_entropy and one's own losses of "
                 f"rows, of NumPy arrays, not {loss.__name__}() of these"
@@ -183,7 +183,7 @@ def _evaluate(
 
 def _problem(loss: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     """Check the arguments of a loss of arrays; give their module, problem, names and the first."""
-    from nbloss.backends.array_calls import bridge_of, built
+    from nbloss.backends.array_calls import backend_of, built
 
     given = signature(loss).bind(*arguments, **named).arguments
     first = given.get(loss.leading)
@@ -193,7 +193,7 @@ def _problem(loss: Any, arguments: tuple, named: dict[str, Any]) -> tuple[Any, A
             f"torch; for tensors call {loss.__name__}(), and then .backward() or "
             "torch.autograd.grad"
         )
-    xp = bridge_of(first)
+    xp = backend_of(first)
     problem = built(xp, loss, arguments, named)
     return xp, problem, given, first
 

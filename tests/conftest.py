@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nbloss.backends import numpy as numpy_bridge
-from nbloss.backends import torch as torch_bridge
+from nbloss.backends import numpy as numpy_backend
+from nbloss.backends import torch as torch_backend
 from nbloss.engine import driver, evaluate
 from nbloss.engine.plan import Plan
 from nbloss.torch import dispatch
@@ -23,10 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fill what the bridges allocate with NaN, so that a place that nobody wrote to shows."""
-    for bridge in (numpy_bridge, torch_bridge):
+    """Fill what the backends allocate with NaN, so that a place that nobody wrote to shows."""
+    for backend in (numpy_backend, torch_backend):
         for name in ("empty", "empty_like", "large"):
-            make = getattr(bridge, name)
+            make = getattr(backend, name)
 
             @functools.wraps(make)
             def empty(*arguments, make=make):
@@ -34,7 +34,7 @@ def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 made[...] = float("nan")
                 return made
 
-            monkeypatch.setattr(bridge, name, empty)
+            monkeypatch.setattr(backend, name, empty)
     yield
 
 

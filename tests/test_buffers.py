@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import nbloss
-from nbloss.backends import numpy as numpy_bridge
-from nbloss.backends import torch as torch_bridge
+from nbloss.backends import numpy as numpy_backend
+from nbloss.backends import torch as torch_backend
 from nbloss.engine import buffers
 
 COUNT = buffers.REUSED // 4
@@ -28,11 +28,11 @@ def nothing_remembered() -> Iterator[None]:
 
 
 def new_tensor() -> torch.Tensor:
-    return torch_bridge.large((COUNT,), torch.empty(0))
+    return torch_backend.large((COUNT,), torch.empty(0))
 
 
 def new_array() -> np.ndarray:
-    return numpy_bridge.large((COUNT,), np.empty(0, np.float32))
+    return numpy_backend.large((COUNT,), np.empty(0, np.float32))
 
 
 NEW = {"tensor": new_tensor, "array": new_array}
@@ -113,7 +113,7 @@ def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffers, "REMEMBERED", 2 * buffers.REUSED)
     held = [new_tensor() for _ in range(3)]
     assert len(buffers._buffers) == 2
-    assert torch_bridge.large((3 * COUNT,), torch.empty(0)).numel() == 3 * COUNT
+    assert torch_backend.large((3 * COUNT,), torch.empty(0)).numel() == 3 * COUNT
     assert len(buffers._buffers) == 2
     del held
 
@@ -140,13 +140,13 @@ def test_gradients_that_are_kept_stay_as_they_are() -> None:
         torch.testing.assert_close(gradient, expected)
 
 
-@pytest.mark.parametrize("bridge", [torch_bridge, numpy_bridge])
-def test_smaller_ones_are_not_remembered(bridge: Any) -> None:
-    like = torch.empty(0) if bridge is torch_bridge else np.empty(0, np.float32)
-    x = bridge.large((3, COUNT // 4), like)
+@pytest.mark.parametrize("backend", [torch_backend, numpy_backend])
+def test_smaller_ones_are_not_remembered(backend: Any) -> None:
+    like = torch.empty(0) if backend is torch_backend else np.empty(0, np.float32)
+    x = backend.large((3, COUNT // 4), like)
     assert tuple(x.shape) == (3, COUNT // 4)
     assert not buffers._buffers
-    assert bridge.large((0,), like).shape == (0,)
+    assert backend.large((0,), like).shape == (0,)
 
 
 @pytest.mark.parametrize("kind", NEW)

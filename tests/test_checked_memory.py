@@ -16,7 +16,7 @@ import nbloss
 from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
-from nbloss.backends import torch as torch_bridge
+from nbloss.backends import torch as torch_backend
 from nbloss.codegen import emit_cpu, runtime
 from nbloss.codegen.blocks import FLOATS, GRADIENT_SCALE, PARTIALS
 from nbloss.codegen.spec import Spec
@@ -113,7 +113,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     specs: dict[int, Spec] = {}
     tensors: list[Tensor] = []
     found: list[str] = []
-    run, address = driver.run, torch_bridge.address
+    run, address = driver.run, torch_backend.address
 
     def noting(make: Callable[[Spec], int]) -> Callable[[Spec], int]:
         def kernel(spec: Spec) -> int:
@@ -141,7 +141,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     for module in (common, rows):
         monkeypatch.setattr(module, "kernel", noting(module.kernel))
-    monkeypatch.setattr(torch_bridge, "address", noted)
+    monkeypatch.setattr(torch_backend, "address", noted)
     monkeypatch.setattr(driver, "run", spy)
     forget()
     yield found

@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nbloss
-from nbloss.backends import torch as torch_bridge
+from nbloss.backends import torch as torch_backend
 from nbloss.engine.cuda import compiler
 
 
@@ -69,6 +69,6 @@ def test_what_autocast_has_computed_in_float32(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
     device = torch.device("cuda")
     for loss in ("cross_entropy", "triplet_margin_with_distance_loss"):
-        assert torch_bridge.goes_to_float32(loss, device)
-    assert not torch_bridge.goes_to_float32("multilabel_soft_margin_loss", device)
-    assert not torch_bridge.goes_to_float32("cross_entropy", torch.device("cpu"))
+        assert torch_backend.goes_to_float32(loss, device)
+    assert not torch_backend.goes_to_float32("multilabel_soft_margin_loss", device)
+    assert not torch_backend.goes_to_float32("cross_entropy", torch.device("cpu"))

@@ -24,9 +24,9 @@ pytestmark = [
 ]
 BEGIN = """
 import contextlib, torch, nbloss
-from nbloss.backends import torch as bridge
-bridge.device, bridge.stream = lambda x: 0, lambda x: 0xABC
-bridge.current, bridge.is_capturing = lambda x: contextlib.nullcontext(), lambda: False
+from nbloss.backends import torch as backend
+backend.device, backend.stream = lambda x: 0, lambda x: 0xABC
+backend.current, backend.is_capturing = lambda x: contextlib.nullcontext(), lambda: False
 x, y = torch.randn(300, 100, requires_grad=True), torch.randn(300, 100)
 """
 

@@ -23,7 +23,7 @@ import nbloss.primitives as nb
 from cases import CASES, Case, split
 from conftest import forget
 from in_torch import options
-from nbloss.backends import torch as torch_bridge
+from nbloss.backends import torch as torch_backend
 from nbloss.engine.cuda import compiler, grid, plan
 from nbloss.engine.cuda.compiler import Kernel
 from nbloss.formula.registry import LOSSES
@@ -56,7 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Kernel]]:
     def start(self: plan.Plan, xp: Any, arrays: list) -> None:
         found.extend(stage.kernel for stage in self.stages)
 
-    monkeypatch.setattr(torch_bridge, "device", lambda x: 0)
+    monkeypatch.setattr(torch_backend, "device", lambda x: 0)
     monkeypatch.setattr(plan.Plan, "start", start)
     forget()
     yield found

@@ -25,7 +25,7 @@ import nbloss
 import test_losses
 from cases import CASES, KINKS, Case, Kink, by_loss, split
 from conftest import forget
-from nbloss.backends import torch as torch_bridge
+from nbloss.backends import torch as torch_backend
 from nbloss.codegen import runtime as sources
 from nbloss.engine.cuda import compiler, emitted, errors, pairs, runtime
 from nbloss.primitives import absolute, exp, log_softmax, power, softmax, weighted, where
@@ -43,10 +43,10 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take all memory for that of a device."""
-    monkeypatch.setattr(torch_bridge, "device", lambda x: 0)
-    monkeypatch.setattr(torch_bridge, "stream", lambda x: 0)
-    monkeypatch.setattr(torch_bridge, "current", lambda x: contextlib.nullcontext())
-    monkeypatch.setattr(torch_bridge, "is_capturing", lambda: False)
+    monkeypatch.setattr(torch_backend, "device", lambda x: 0)
+    monkeypatch.setattr(torch_backend, "stream", lambda x: 0)
+    monkeypatch.setattr(torch_backend, "current", lambda x: contextlib.nullcontext())
+    monkeypatch.setattr(torch_backend, "is_capturing", lambda: False)
 
 
 # Each case runs in float32; the other types differ in how numbers are read and written.
@@ -121,7 +121,7 @@ def test_a_distance_of_ones_own(columns: int, monkeypatch: pytest.MonkeyPatch) -
         return value, *torch.autograd.grad(value, rows)
 
     ours = step()
-    monkeypatch.setattr(torch_bridge, "device", lambda x: None)
+    monkeypatch.setattr(torch_backend, "device", lambda x: None)
     forget()
     for found, truth in zip(ours, step(), strict=True):
         torch.testing.assert_close(found, truth)
@@ -200,7 +200,7 @@ def test_rows_of_ones_own(
             return value, *torch.autograd.grad(value, learning, torch.ones_like(value))
 
         ours = step()
-        monkeypatch.setattr(torch_bridge, "device", lambda x: None)
+        monkeypatch.setattr(torch_backend, "device", lambda x: None)
         forget()
         for found, truth in zip(ours, step(), strict=True):
             torch.testing.assert_close(found, truth)
@@ -398,7 +398,7 @@ def test_neighbouring_threads_take_neighbouring_numbers(
 
 
 class Array(np.ndarray):
-    """As much of an array of CuPy as the bridge uses, in NumPy's memory."""
+    """As much of an array of CuPy as the backend uses, in NumPy's memory."""
 
     device = SimpleNamespace(id=0)
 

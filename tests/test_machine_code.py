@@ -13,8 +13,8 @@ from nbloss.codegen.memory import COMPUTED
 from nbloss.engine import cache, compiler, kernels
 from nbloss.engine.evaluate import PATTERNS
 from nbloss.formula.registry import LOSSES
-from test_tensors import leaves_of, loss
 from test_losses import FIRST
+from test_tensors import leaves_of, loss
 
 # Arithmetic on packed numbers of four and of eight bytes.
 PACKED = {

@@ -9,7 +9,7 @@ from nbloss.engine.backend import ArrayBackend
 from nbloss.engine.problem import Problem
 
 
-def bridge_of(first: Any) -> Any:
+def backend_of(first: Any) -> Any:
     """Give the module that knows arrays like the first of a call."""
     if not is_on_device(first):
         return numpy
@@ -34,7 +34,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     from nbloss.engine.evaluate import forward  # imports Numba, which takes its time
 
     first = arguments[0] if arguments else named.get(function.leading)
-    xp = bridge_of(first)
+    xp = backend_of(first)
     problem = built(xp, function, arguments, named)
     value, _ = forward(xp, problem, (False,) * len(problem.operands))
     return xp.as_given(value[()], first)

@@ -1,6 +1,6 @@
 """Arguments that are arrays, of NumPy or of a library like it: what they may hold.
 
-``take`` is the function of a bridge that takes an argument as an array of its library.
+``take`` is the function of a backend that takes an argument as an array of its library.
 """
 
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""From definitions to kernels, and how they are run; arrays come in through a bridge."""
+"""From definitions to kernels, and how they are run; arrays come in through a backend."""

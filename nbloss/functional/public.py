@@ -1,7 +1,8 @@
 """Makes the public function of a loss from the function that checks its arguments, or without one.
 
 ``build(xp, ...)`` has torch's signature behind the module ``xp`` that knows the arrays at hand, and
-gives a :class:`~nbloss.engine.problem.Problem`. What becomes of the problem is the bridge's matter.
+gives a :class:`~nbloss.engine.problem.Problem`. What becomes of the problem is the matter of
+:mod:`nbloss.torch` and :mod:`nbloss.backends`.
 """
 
 import functools
@@ -20,16 +21,19 @@ P = ParamSpec("P")
 
 
 # What computes a loss of arrays or of tensors, once there was one to compute.
-BRIDGES: dict[str, Callable[[Any, tuple, dict[str, Any]], Any]] = {}
+CALLS: dict[str, Callable[[Any, tuple, dict[str, Any]], Any]] = {}
 
 
-def bridge(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
-    """Import a bridge, and torch or Numba with it. torch's compiler sees through the statements."""
+def import_call(kind: str) -> Callable[[Any, tuple, dict[str, Any]], Any]:
+    """Import what computes a loss, and torch or Numba with it.
+
+    torch's compiler sees through these statements.
+    """
     if kind == "tensors":
         from nbloss.torch.dispatch import call
     else:
         from nbloss.backends.array_calls import call
-    BRIDGES[kind] = call
+    CALLS[kind] = call
     return call
 
 
@@ -48,7 +52,7 @@ def public_function(build: Callable[Concatenate[ArrayBackend, P], Problem]) -> C
         # The first operand decides, wherever it stands among keyword arguments.
         first = arguments[0] if arguments else named.get(leading)
         kind = "tensors" if hasattr(type(first), "__torch_function__") else "arrays"
-        call = BRIDGES.get(kind) or bridge(kind)
+        call = CALLS.get(kind) or import_call(kind)
         return call(function, arguments, named)
 
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]

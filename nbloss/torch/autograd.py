@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from nbloss.backends import torch as tensors_bridge
+from nbloss.backends import torch as backend
 from nbloss.engine.evaluate import AnyPlan, backward, fitted, rescale, run
 from nbloss.engine.problem import Problem, present
 from nbloss.torch import composite
@@ -22,7 +22,7 @@ _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._functorch.maybe_current_level
 _is_batch = torch._C._functorch.is_legacy_batchedtensor
 _saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
-is_plain = tensors_bridge.is_plain
+is_plain = backend.is_plain
 
 
 class CallPlan(NamedTuple):
@@ -90,7 +90,7 @@ class CallPlan(NamedTuple):
                 for x, in_forward in zip(operands, self.in_forward, strict=True)
                 if in_forward
             ),
-            on_device=tensors_bridge.device(operands[0]) is not None,
+            on_device=backend.device(operands[0]) is not None,
             constants=tuple(x is not None for x in constants),
             nothing=(None,) * len(present(constants)),
             saved=tuple((x.dtype, x.device, tuple(x.shape)) for x in tensors),
@@ -159,12 +159,12 @@ def in_forward(problem: Problem, needs_grad: tuple[bool, ...]) -> tuple[bool, ..
     """
     first, definition = problem.operands[0], problem.definition
     none = (False,) * len(problem.operands)
-    if not needs_grad or first.dtype in tensors_bridge.HALF:
+    if not needs_grad or first.dtype in backend.HALF:
         return none  # a half type rounds its gradient once: when `grad_output` is known
     if problem.reduction == "none":
         # Where torch keeps no operand for its backward pass, neither does nbloss: the caller may
         # change it in place. Elsewhere one walk with `grad_output` costs less than two.
-        on_device = tensors_bridge.device(first) is not None
+        on_device = backend.device(first) is not None
         return none if definition.saves_operands or on_device else needs_grad
     if definition.sparse_gradient and first.numel() * first.element_size() >= SPARSE:
         return none  # the value takes a fraction of the time of the gradient: nothing is saved
@@ -195,9 +195,9 @@ def first_pass(
         problem = kind.filled(tensors)
         in_forward = kind.in_forward if gradients else (False,) * kind.operands
         value = "each" if problem.reduction == "none" else "sum"
-        plan, operands, _ = fitted(tensors_bridge, problem, in_forward, value)
+        plan, operands, _ = fitted(backend, problem, in_forward, value)
         arrays = (*operands, *present(problem.constants))
-    return run(tensors_bridge, plan, arrays)
+    return run(backend, plan, arrays)
 
 
 def scale(kind: CallPlan, gradients: list, grad_output: Tensor) -> list:
@@ -205,7 +205,7 @@ def scale(kind: CallPlan, gradients: list, grad_output: Tensor) -> list:
     problem = kind.problem
     if problem.reduction == "none":
         grad_output = beside(grad_output, kind)
-    rescale(tensors_bridge, problem.definition, gradients, grad_output)
+    rescale(backend, problem.definition, gradients, grad_output)
     return gradients
 
 
@@ -228,11 +228,9 @@ def gradients_in_backward(kind: CallPlan, tensors: tuple, grad_output: Tensor) -
     reduced = kind.problem.reduction != "none" and not kind.on_device
     if reduced and came_back(kind, tensors):
         if not kind.in_backward:
-            kind.in_backward.append(
-                fitted(tensors_bridge, kind.filled(tensors), kind.needs_grad, "")[0]
-            )
-        return run(tensors_bridge, kind.in_backward[0], tensors, grad_output.item())[1]
-    return backward(tensors_bridge, kind.filled(tensors), grad_output, kind.needs_grad)
+            kind.in_backward.append(fitted(backend, kind.filled(tensors), kind.needs_grad, "")[0])
+        return run(backend, kind.in_backward[0], tensors, grad_output.item())[1]
+    return backward(backend, kind.filled(tensors), grad_output, kind.needs_grad)
 
 
 class LossFunction(torch.autograd.Function):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nbloss.backends import torch as tensors_bridge
+from nbloss.backends import torch as backend
 from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.problem import ClassOptions, Problem, class_dimensions
 from nbloss.formula import derive, expression
@@ -313,7 +313,7 @@ def measured(distance: Distance, x: Any, y: Any) -> Tensor:
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": rows}
 
 
-# --- for the bridge -------------------------------------------------------------------------------
+# --- for the other ways ----------------------------------------------------------------------------
 
 
 def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
@@ -325,8 +325,8 @@ def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
     if is_functionalized() and (own := fallback.torch_function(name, named)) is not None:
         return own(*arguments, **named)
     try:
-        problem = function.build(tensors_bridge, *arguments, **named)
-        tensors_bridge.on_one_device(problem)
+        problem = function.build(backend, *arguments, **named)
+        backend.on_one_device(problem)
     except Unsupported as reason:
         return fallback.fall_back(name, reason.error, arguments, named)
     return evaluate(problem)

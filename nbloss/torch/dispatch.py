@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.parameter import Parameter
 
-from nbloss.backends import torch as tensors_bridge
+from nbloss.backends import torch as backend
 from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.evaluate import fitted, forward, run
 from nbloss.engine.problem import present
@@ -64,7 +64,7 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         if kind is not None:
             if kind.needs_grad:
                 return apply(kind, *tensors)
-            return run(tensors_bridge, kind.plan, tensors)[0]  # type: ignore[arg-type]
+            return run(backend, kind.plan, tensors)[0]  # type: ignore[arg-type]
     if torch._C._functorch.maybe_current_level() is not None:
         return composed(function, arguments, named)
     if watched:
@@ -153,7 +153,7 @@ def cache_plan(
     if len(arrays) != len(tensors) or any(x is not y for x, y in zip(arrays, tensors, strict=True)):
         return
     value = "each" if problem.reduction == "none" else "sum"
-    plan, operands, _ = fitted(tensors_bridge, problem, kind.in_forward, value)
+    plan, operands, _ = fitted(backend, problem, kind.in_forward, value)
     if any(x is not y for x, y in zip(operands, problem.operands, strict=True)):
         return
     # torch's own compiler tells in this way whether it can use again what it has compiled: by the
@@ -191,8 +191,8 @@ def checked(
     if any(isinstance(x, FakeTensor) for x in (*arguments, *named.values())):
         return operators.call(function, arguments, named)
     try:
-        problem = function.build(tensors_bridge, *arguments, **named)
-        tensors_bridge.on_one_device(problem)
+        problem = function.build(backend, *arguments, **named)
+        backend.on_one_device(problem)
     except Unsupported as reason:
         return fallback.fall_back(function.__name__, reason.error, arguments, named)
     operands = problem.operands
@@ -207,7 +207,7 @@ def checked(
     if needs_grad:
         constants = present(problem.constants)
         return LossFunction.apply(kind.bare(), *operands, *constants)  # type: ignore[no-untyped-call]
-    return forward(tensors_bridge, problem, kind.in_forward)[0]
+    return forward(backend, problem, kind.in_forward)[0]
 
 
 def overriding(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:

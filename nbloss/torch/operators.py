@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-from nbloss.backends import torch as tensors_bridge
+from nbloss.backends import torch as backend
 from nbloss.backends.unsupported import Unsupported
 from nbloss.engine.evaluate import PATTERNS, backward
 from nbloss.engine.problem import Problem
@@ -28,7 +28,7 @@ from nbloss.losses.distances import lp
 from nbloss.torch import composite, fallback, sharded
 
 library: Any = torch.library.Library("nbloss", "DEF")  # type: ignore[no-untyped-call]
-tensors_bridge.PLAIN.update((FakeTensor, FunctionalTensor))
+backend.PLAIN.update((FakeTensor, FunctionalTensor))
 
 # The arguments of each operator in their order, and those of them that are tensors. An operator has
 # the name of its loss; one's own loss that is defined again gets another, with a number behind it.
@@ -66,10 +66,10 @@ def call(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:
         numbers = f"{float(distance.norm).hex()} {float(distance.eps).hex()}"
         given["distance_function"] = f"{PAIRWISE} {numbers}"
     first = next(given[word] for word in TENSORS[operator] if given.get(word) is not None)
-    if tensors_bridge.goes_to_float32(name, first.device):
+    if backend.goes_to_float32(name, first.device):
         for word in TENSORS[operator]:
             x = given.get(word)
-            if x is not None and x.dtype in tensors_bridge.HALF:
+            if x is not None and x.dtype in backend.HALF:
                 given[word] = x.float()
     return OPERATORS[operator](**given)
 
@@ -104,18 +104,16 @@ def takes(name: str, operator: str, given: dict[str, Any]) -> bool:
             return False
         if first is None:
             first, device = x.dtype, x.device
-            if first not in tensors_bridge.FLOATS or not tensors_bridge.is_served(device):
+            if first not in backend.FLOATS or not backend.is_served(device):
                 return False
         if x.device != device:
             return False
-        if x.dtype != first and x.dtype not in tensors_bridge.INTEGERS and x.dtype != torch.uint8:
+        if x.dtype != first and x.dtype not in backend.INTEGERS and x.dtype != torch.uint8:
             return False
         if word == "weight" and LOSSES[name].pattern == "classes" and x.requires_grad:
             return False
     distance = given.get("distance_function")
-    return (
-        distance is None or isinstance(distance, Distance) or tensors_bridge.is_pairwise(distance)
-    )
+    return distance is None or isinstance(distance, Distance) or backend.is_pairwise(distance)
 
 
 # --- how an operator is made ----------------------------------------------------------------------
@@ -142,8 +140,8 @@ def schema(function: Callable) -> str:
 
 def problem_of(function: Any, given: tuple) -> Problem:
     """Check the arguments of an operator, which come in their order."""
-    problem = function.build(tensors_bridge, **readable(function, given))
-    return tensors_bridge.on_one_device(problem)
+    problem = function.build(backend, **readable(function, given))
+    return backend.on_one_device(problem)
 
 
 def readable(function: Any, given: tuple) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def define(function: Any) -> None:
                 f"{slopes}(): upstream must be of {value.dtype} and of shape {list(value.shape)}, "
                 f"got {grad_output.dtype} and {list(grad_output.shape)}"
             )
-        found = backward(tensors_bridge, problem, grad_output, by_operand)
+        found = backward(backend, problem, grad_output, by_operand)
         return as_given(name, problem, found, given)
 
     def transformed(*given: Any) -> Tensor:
