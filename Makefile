@@ -9,10 +9,15 @@ export NBLOSS_CACHE_DIR := $(CURDIR)/build/cache
 # Compiling makes the tests busy; more workers than cores would only wait for each other.
 WORKERS ?= 2
 
-.PHONY: help demo test docs bench test-gpu sanitize-gpu bench-gpu lint types format clean
+# What one runs while working: the compiler, each loss in each type and layout, and what users see of
+# mistakes. Everything else is for `make test`.
+QUICK := layers formula codegen checked_memory definitions losses own_losses distances contract
+
+.PHONY: help demo check test docs bench test-gpu sanitize-gpu bench-gpu lint types format clean
 
 help:
 	@echo "make demo    train with seven losses of torch.nn and of nbloss.nn; table and figure"
+	@echo "make check   run the quick tests: two minutes, once their kernels are compiled"
 	@echo "make test    run all tests"
 	@echo "make docs    build the site into build/docs"
 	@echo "make bench   time all losses beside torch's; report in docs/benchmarks (15 minutes)"
@@ -47,6 +52,9 @@ help:
 
 demo: .venv/demo
 	$(BIN)/python docs/gallery/plot_seven_losses.py --output build/demo/seven_losses.png
+
+check: .venv/dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -q $(QUICK:%=tests/test_%.py)
 
 # Once compiled, and the definitions once more as plain Python, where coverage can see into them;
 # the CUDA kernels in the simulator, which they have to be asked for.

@@ -17,7 +17,7 @@ import nbloss.nn
 import test_losses
 from cases import KINKS, Case, Kink, by_loss
 from conftest import forget
-from nbloss.engine.cuda import compiler, errors, pairs
+from nbloss.engine.cuda import errors, pairs
 from test_losses import FIRST, MATRIX, error, kernels_only, on_tensors  # noqa: F401 (a fixture)
 
 pytestmark = [
@@ -72,7 +72,6 @@ def test_rows_of_any_width(case: Case, shape: tuple[int, int]) -> None:
 def test_labels_in_order(case: Case, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SEARCHING": 0, "SORTING": 0, "SHARED": shared}.items():
         monkeypatch.setattr(pairs, name, value)
-    monkeypatch.setattr(compiler, "_kernels", {})
     forget()
     for size in ("small", (3, 700), (2, 5000)):
         made, one = case.make(size=size), np.ones(())

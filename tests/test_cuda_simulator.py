@@ -27,7 +27,7 @@ from cases import CASES, KINKS, Case, Kink, by_loss, split
 from conftest import forget
 from nbloss.backends import torch as torch_backend
 from nbloss.codegen import runtime as sources
-from nbloss.engine.cuda import compiler, emitted, errors, pairs, runtime
+from nbloss.engine.cuda import emitted, errors, pairs, runtime
 from nbloss.primitives import absolute, exp, log_softmax, power, softmax, weighted, where
 from nbloss.primitives import max as largest
 from nbloss.primitives import sum as total
@@ -97,7 +97,6 @@ def test_labels_in_order(
     monkeypatch.setattr(pairs, "SEARCHING", 0)
     monkeypatch.setattr(pairs, "SORTING", 0)
     monkeypatch.setattr(pairs, "SHARED", shared)
-    monkeypatch.setattr(compiler, "_kernels", {})
     forget()
     test_losses.test_tensors(case, "float32", kernels_only)
     forget()
@@ -295,7 +294,6 @@ def test_a_number_from_above_whose_sign_is_a_bit(dtype: torch.dtype) -> None:
 def test_a_label_far_off_costs_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEARCHING", "SORTING"):
         monkeypatch.setattr(pairs, name, 0)
-    monkeypatch.setattr(compiler, "_kernels", {})
     forget()
     scores, labels = torch.rand(1, 30), torch.full((1, 30), -1)
     labels[0, :20] = torch.arange(20)

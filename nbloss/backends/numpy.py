@@ -18,8 +18,6 @@ from nbloss.engine import buffers
 from nbloss.engine import threads as engine_threads
 from nbloss.engine.problem import Problem
 
-THIS = sys.modules[__name__]
-
 # --- memory -----------------------------------------------------------------------------------
 
 

@@ -313,7 +313,7 @@ def measured(distance: Distance, x: Any, y: Any) -> Tensor:
 PATTERNS = {"pointwise": pointwise, "classes": classes, "pairs": pairs, "rows": rows}
 
 
-# --- for the other ways ----------------------------------------------------------------------------
+# --- for the other ways ---------------------------------------------------------------------------
 
 
 def composed(function: Any, arguments: tuple, named: dict[str, Any]) -> Any:

@@ -20,7 +20,6 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -131,28 +130,6 @@ def block(kind: type, numbers: Sequence) -> tuple:
 
 
 digest = binding.digest
-_kernels: dict[Any, Kernel] = {}
-
-
-def kernel(
-    template: Callable,
-    scalars: dict[str, Callable],
-    dtype: str,
-    threads: int,
-    helpers: tuple[Callable, ...] = (),
-    **flags: Any,
-) -> Kernel:
-    """Give the kernel of a template; see :class:`Kernel`."""
-    key = (template, dtype, threads, tuple(scalars.items()), helpers, tuple(flags.items()))
-    found = _kernels.get(key)
-    if found is None:
-        digest = binding.digest(template, scalars, dtype, helpers, flags, threads)
-        name = f"nbloss_{template.__module__.rsplit('.', 1)[-1]}_{template.__name__}_{digest}"
-        build = functools.partial(
-            _specialized, template, scalars, dtype, threads, helpers, flags, digest
-        )
-        found = _kernels[key] = Kernel(name, dtype, threads, build)
-    return found
 
 
 @functools.cache
@@ -161,57 +138,23 @@ def function(kernel: Kernel) -> Callable:
     return kernel.build()
 
 
-def _specialized(
-    main: Callable,
-    scalars: dict[str, Callable],
-    dtype: str,
-    threads: int,
-    helpers: tuple[Callable, ...],
-    flags: dict[str, Any],
-    suffix: str,
-) -> Callable:
-    names = {
-        **{k: device(v) if isinstance(v, FunctionType) else v for k, v in flags.items()},
-        **vocabulary(),
-        "STORAGE": memory.STORED[dtype],
-        "widen": widen(dtype),
-        "narrow": narrow(dtype),
-        "THREADS": threads,
-    }
-    for template in (main, *helpers):
-        own = {x: template.__globals__[x] for x in binding.global_names(template)}
-        clash = [x for x, mine in own.items() if names.get(x, mine) != mine]
-        assert not clash, f"{template.__name__} has something of its own by these names: {clash}"
-    return binding.specialize(main, scalars, memory.COMPUTED[dtype], helpers, names, suffix, TARGET)
-
-
 # --- what templates are written in ----------------------------------------------------------------
 
 
 @functools.cache
-def vocabulary() -> dict[str, Any]:
-    """Give the words of the templates that are not Python's."""
-    cuda = part()
+def shuffle() -> Callable:
+    """Give what exchanges numbers between the threads of a warp."""
     if SIMULATED:
-        array_at, label_at, shuffle = memory.array_at, memory.label_at, _simulated_shuffle
-        add_one = device(binding.rebind(_add_one, {"cuda": cuda}))
-    else:
-        add_one, label_at = instructions()["add_one"], instructions()["load_once"]
-        array_at = device(binding.rebind(_array_at, {"pointer": instructions()["pointer"]}))
-        shuffle = device(binding.rebind(_shuffle, {"cuda": cuda}))
-    return {
-        "cuda": cuda,
-        "array_at": array_at,
-        "label_at": label_at,
-        "span": device(memory.span),
-        "shuffle": shuffle,
-        "add_one": add_one,
-    }
+        return _simulated_shuffle
+    return device(binding.rebind(_shuffle, {"cuda": part()}))
 
 
-def _array_at(address, size, dtype):
-    """View numbers at an address; how many there are only the simulator asks."""
-    return pointer(address, dtype)
+@functools.cache
+def add_one() -> Callable:
+    """Give what adds 1 to a count in a device's memory."""
+    if SIMULATED:
+        return device(binding.rebind(_add_one, {"cuda": part()}))
+    return instructions()["add_one"]
 
 
 def _shuffle(x, distance):

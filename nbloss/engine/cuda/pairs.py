@@ -6,37 +6,26 @@ shared memory if it fits. Counts are integers, so that the order of their atomic
 matter; where numbers are summed, the order is that of the threads.
 """
 
-import inspect
+import functools
+from collections.abc import Callable
+from inspect import getsource
+from typing import cast
 
 import numpy as np
 
 from nbloss.codegen.blocks import GRADIENT_SCALE, VALUE_SCALE
-from nbloss.codegen.memory import COMPUTED as COMPUTING
-from nbloss.codegen.memory import STORED
-from nbloss.engine.cuda import grid
-from nbloss.engine.cuda.plan import (
-    ERRORS,
-    MEMORY,
-    SEEN,
-    Plan,
-    Stage,
-    planned,
-    specialize,
-)
+from nbloss.codegen.emit_cuda import Share
+from nbloss.codegen.emit_scalar import stated
+from nbloss.codegen.memory import COMPUTED
+from nbloss.engine import binding
+from nbloss.engine.cuda import grid, runtime
+from nbloss.engine.cuda.compiler import Kernel, device, digest, kernel_of, of_type
+from nbloss.engine.cuda.plan import FIELDS as COMMON_FIELDS
+from nbloss.engine.cuda.plan import MEMORY, Plan, Stage, planned
 from nbloss.engine.patterns import pairs
-from nbloss.engine.patterns.common import VALUE, step_of_grad_output
-from nbloss.engine.patterns.labels import LABEL_BYTES
-from nbloss.engine.patterns.pairs import (
-    CLASS_STEP,
-    CLASSES,
-    GRAD_OUTPUT_PLACE,
-    GRADIENT,
-    INPUT,
-    ROW_STEP,
-    ROWS,
-    TARGET,
-)
+from nbloss.engine.patterns.common import VALUE
 from nbloss.engine.plan import Request
+from nbloss.formula.registry import Definition
 
 MOST_THREADS = grid.THREADS
 # What it costs to have the labels in order, in pairs: for each class and each bit of the number of
@@ -46,18 +35,6 @@ SORTING = 1
 WAITING = 4 * MOST_THREADS
 SHARED = 42 << 10  # bytes of shared memory, of the 48 kB that every device has, for a row
 MOST_MEMORY = 1 << 28  # bytes of other memory, for all blocks
-
-
-def store_partial(total, integers, scale, memory):
-    """Store the sum of all threads, or leave what a block has of it to be added up."""
-    total = scale * block_fold(add, total, memory)
-    if cuda.threadIdx.x == 0:
-        if cuda.gridDim.x == 1:
-            array_at(integers[VALUE], 1, STORAGE)[0] = narrow(total)
-        else:
-            before = integers[WEIGHT_BLOCKS]
-            left = array_at(integers[PARTIALS_AT], before + integers[COUNT], COMPUTED)
-            left[before + cuda.blockIdx.x] = total
 
 
 def count_up(counts, place):
@@ -75,18 +52,18 @@ def copied(begin, labels, classes, memory):
     the end that it should be, and otherwise -2.
     """
     for base in range(0, classes, THREADS):
-        place = np.int64(base + cuda.threadIdx.x)
-        found = np.int64(classes)
+        place = int64(base + cuda.threadIdx.x)
+        found = int64(classes)
         if place < classes:
-            label = label_at(begin + LABEL_BYTES * place)
+            label = read_once(begin + 8 * place)
             if label < 0 or label >= classes:
                 found = place
-                label = np.int64(-1 if label == -1 else -2)
-            labels[place] = np.int32(label)
-        found = block_fold(smaller, found, memory)
+                label = int64(-1 if label == -1 else -2)
+            labels[place] = int32(label)
+        found = min_over_block(found, memory)
         if found < classes:
             return found
-    return np.int64(classes)
+    return int64(classes)
 
 
 def sort(numbers, count):
@@ -148,7 +125,6 @@ def below(bounds, half, number):
 
 def by_pairs(score, step, labels, begin, count, classes, bounds, times, gradient, factor):
     """Go through all pairs of a row; give a thread's part of the value and store the gradients."""
-    zero = COMPUTED(0.0)
     thread = cuda.threadIdx.x
     for t in range(thread, count, THREADS):
         bounds[t] = widen(score[labels[t] * step])
@@ -174,11 +150,10 @@ def by_pairs(score, step, labels, begin, count, classes, bounds, times, gradient
                 for c in range(thread % WARP, classes, WARP):
                     if times[c] == 0:
                         slope += loss(own, widen(score[c * step]))[1]
-            for distance in WITHIN_WARP:
-                slope = slope + shuffle(slope, distance)
+            slope = sum_over_warp(slope)
             if t < count and thread % WARP == 0:
                 label = labels[t]
-                gradient[begin + label] = narrow(factor * slope * COMPUTED(times[label]))
+                gradient[begin + label] = narrow(factor * slope * real(times[label]))
     return value
 
 
@@ -200,10 +175,9 @@ def by_order(
     factor,
 ):
     """Do the same with the bounds in order."""
-    zero = COMPUTED(0.0)
     thread = cuda.threadIdx.x
     for t in range(thread, 2 * half, THREADS):
-        bound = COMPUTED(np.inf)
+        bound = inf
         if t < count:
             bound = -hinge(widen(score[labels[t] * step]))
         bounds[t] = bound
@@ -224,56 +198,54 @@ def by_order(
             number = widen(score[c * step])
             exceeded = below(bounds, half, number)
             if exceeded > 0:  # or the number may be infinite
-                value += COMPUTED(exceeded) * (number - origin) - sums[exceeded]
+                value += real(exceeded) * (number - origin) - sums[exceeded]
             if NEEDS_GRAD:
                 count_up(met, exceeded)
-                gradient[begin + c] = narrow(factor * COMPUTED(exceeded))
+                gradient[begin + c] = narrow(factor * real(exceeded))
     if NEEDS_GRAD:
         cuda.syncthreads()
-        sum_up(met, count + 1, run, places, np.int64(0))
+        sum_up(met, count + 1, run, places, int64(0))
         others = met[count]
         for t in range(thread, count, THREADS):
             label = labels[t]
             rank = below(bounds, half, -hinge(widen(score[label * step])))
-            pull = COMPUTED(others - met[rank]) * COMPUTED(times[label])
+            pull = real(others - met[rank]) * real(times[label])
             gradient[begin + label] = narrow(-factor * pull)
     return value
 
 
-def template(integers, floats):
-    """Do a number of rows."""
-    rows, classes = integers[ROWS], integers[CLASSES]
-    row_step = integers[ROW_STEP]
-    step = 1 if DENSE else integers[CLASS_STEP]
-    extent = span(rows, row_step, classes, step)
-    gradient = array_at(integers[GRADIENT], rows * classes if NEEDS_GRAD else 0, STORAGE)
-    values = array_at(integers[VALUE], rows if EACH else 0, STORAGE)
-    grad_output = array_at(integers[GRAD_OUTPUT_PLACE], rows if HAS_GRAD_OUTPUT else 0, STORAGE)
+def multilabel_margin_loss(call, numbers):
+    """Do a number of rows, each by a block."""
+    rows, classes, step = call.rows, call.columns, call.input_step
+    all_scores = pointer(call.input, stored)
+    gradient = pointer(call.grad_input, stored)
+    values = pointer(call.values, stored)
+    grad_output = pointer(call.grad_output, stored)
     thread = cuda.threadIdx.x
-    memory = cuda.shared.array(THREADS, COMPUTED)
-    places = cuda.shared.array(THREADS, np.int64)
+    memory = cuda.shared.array(THREADS, real)
+    places = cuda.shared.array(THREADS, int64)
     if IN_SHARED:
-        bounds = cuda.shared.array(SIZE, COMPUTED)
-        sums = cuda.shared.array(AND_ONE, COMPUTED)
-        met = cuda.shared.array(AND_ONE, np.int32)
-        times = cuda.shared.array(SIZE, np.int32)
-        labels = cuda.shared.array(SIZE, np.int32)
+        bounds = cuda.shared.array(SIZE, real)
+        sums = cuda.shared.array(AND_ONE, real)
+        met = cuda.shared.array(AND_ONE, int32)
+        times = cuda.shared.array(SIZE, int32)
+        labels = cuda.shared.array(SIZE, int32)
     else:
-        own = integers[MEMORY] + np.int64(cuda.blockIdx.x) * MEMORY_OF_BLOCK
-        bounds = array_at(own, SIZE, COMPUTED)
-        sums = array_at(own + 8 * SIZE, SIZE + 1, COMPUTED)
-        met = array_at(own + 8 * (2 * SIZE + 1), SIZE + 1, np.int32)
-        times = array_at(own + 8 * (3 * SIZE + 2), SIZE, np.int32)
-        labels = array_at(own + 8 * (3 * SIZE + 2) + 4 * SIZE, SIZE, np.int32)
+        own = call.memory + int64(cuda.blockIdx.x) * MEMORY_OF_BLOCK
+        bounds = pointer(own, real)
+        sums = pointer(own + 8 * SIZE, real)
+        met = pointer(own + 8 * (2 * SIZE + 1), int32)
+        times = pointer(own + 8 * (3 * SIZE + 2), int32)
+        labels = pointer(own + 8 * (3 * SIZE + 2) + 4 * SIZE, int32)
 
-    total = COMPUTED(0.0)
-    for row in range(np.int64(cuda.blockIdx.x), rows, np.int64(cuda.gridDim.x)):
+    total = zero
+    for row in range(int64(cuda.blockIdx.x), rows, int64(cuda.gridDim.x)):
         begin = row * classes
-        score = array_at(integers[INPUT] + row * row_step * ITEM, extent - row * row_step, STORAGE)
-        factor = floats[GRADIENT_SCALE]
+        score = offset(all_scores, row * call.input_row_step)
+        factor = numbers.gradient_factor
         if HAS_GRAD_OUTPUT:
-            factor = factor * widen(grad_output[row * GRAD_OUTPUT_STEP])
-        count = copied(integers[TARGET] + LABEL_BYTES * begin, labels, classes, places)
+            factor = factor * widen(grad_output[row * call.grad_output_row_step])
+        count = copied(call.target + 8 * begin, labels, classes, places)
         # How often each class is among the labels.
         for c in range(thread, classes, THREADS):
             times[c] = 0
@@ -281,12 +253,12 @@ def template(integers, floats):
         for t in range(thread, count, THREADS):
             count_up(times, labels[t])
         cuda.syncthreads()
-        unbounded = np.int64(0)
+        unbounded = int64(0)
         for c in range(thread, classes, THREADS):
             x = widen(score[c * step])
-            if not x < COMPUTED(np.inf) or (times[c] > 0 and not x > -COMPUTED(np.inf)):
-                unbounded = np.int64(1)
-        unbounded = block_fold(larger, unbounded, places)
+            if not x < inf or (times[c] > 0 and not x > -inf):
+                unbounded = int64(1)
+        unbounded = max_over_block(unbounded, places)
         half, levels = 1, 1
         while 2 * half <= count:
             half *= 2
@@ -316,26 +288,23 @@ def template(integers, floats):
             value = by_pairs(
                 score, step, labels, begin, count, classes, bounds, times, gradient, factor
             )
-        value = block_fold(add, value, memory) / COMPUTED(classes)
+        value = sum_over_block(value, memory) / real(classes)
         if count < classes and labels[count] != -1:
-            value = COMPUTED(np.nan)
+            value = nan
             if thread == 0:
-                report(
-                    array_at(integers[ERRORS], 2, np.int64),
-                    array_at(integers[SEEN], 1, np.int64),
-                    label_at(integers[TARGET] + LABEL_BYTES * (begin + count)),
-                )
+                report(call.errors, call.seen, read_once(call.target + 8 * (begin + count)))
             if NEEDS_GRAD:
                 cuda.syncthreads()
                 for c in range(thread, classes, THREADS):
-                    gradient[begin + c] = narrow(COMPUTED(np.nan))
+                    gradient[begin + c] = narrow(nan)
         if thread == 0:
             if EACH:
                 values[row] = narrow(value)
             total += value
         cuda.syncthreads()  # the next row takes the same memory
     if SUMMED:
-        store_partial(total, integers, floats[VALUE_SCALE], memory)
+        total = numbers.value_factor * sum_over_block(total, memory)
+        store_sum(total, call.values, call.partials, call.weight_blocks)
 
 
 def make_plan(request: Request) -> Plan | None:
@@ -346,50 +315,82 @@ def make_plan(request: Request) -> Plan | None:
     size = 2
     while size <= laid.columns:
         size *= 2
-    itemsize = np.dtype(COMPUTING[request.dtype]).itemsize
-    local = (2 * size + 1) * (itemsize + 4) + 4 * size <= SHARED
-    memory = 0 if local else 8 * (4 * size + 2)
+    itemsize = np.dtype(COMPUTED[request.dtype]).itemsize
+    in_shared = (2 * size + 1) * (itemsize + 4) + 4 * size <= SHARED
+    memory = 0 if in_shared else 8 * (4 * size + 2)
     threads = grid.WARP
     while threads < min(laid.columns, MOST_THREADS):
         threads *= 2
-    kernel = specialize(
-        template,
-        pairs.scalars(request),
-        request,
-        laid,
-        threads,
-        helpers=(
-            store_partial,
-            count_up,
-            copied,
-            sort,
-            sum_up,
-            below,
-            by_pairs,
-            by_order,
-        ),
-        IN_SHARED=local,
-        SIZE=size,
-        AND_ONE=size + 1,
-        MEMORY_OF_BLOCK=memory,
-        GRAD_OUTPUT_STEP=step_of_grad_output(request),
-        ITEM=np.dtype(STORED[request.dtype]).itemsize,
-    )
+    constants = {
+        "IN_SHARED": in_shared,
+        "SIZE": size,
+        "AND_ONE": size + 1,
+        "MEMORY_OF_BLOCK": memory,
+        "NEEDS_GRAD": request.needs_grad[0],
+        "HAS_GRAD_OUTPUT": request.grad_output is not None,
+        "EACH": request.value == "each",
+        "SUMMED": request.value == "sum",
+        "SEARCHING": SEARCHING,
+        "SORTING": SORTING,
+        "WAITING": WAITING,
+    }
+    kernel = kernel_for(request.definition, request.dtype, threads, tuple(constants.items()))
     blocks = grid.blocks(laid.rows, 1)
     if memory:
         blocks = max(1, min(blocks, MOST_MEMORY // memory))
-    main = Stage(kernel, blocks)
     return planned(
         request,
         pairs.value_shape(request),
         laid.integers,
         laid.floats,
-        main,
+        Stage(kernel, blocks),
         memory=memory * blocks,
     )
 
 
+@functools.lru_cache(maxsize=1024)
+def kernel_for(definition: Definition, dtype: str, threads: int, constants: tuple) -> Kernel:
+    """Give the kernel of a loss for one way of using it."""
+    share = Share(threads, threads, 1, False, warp=grid.WARP)
+    suffix = digest(WRITTEN, stated(definition), definition.hinge, dtype, share, constants)
+    build = functools.partial(_build, definition, dtype, share, constants)
+    name = f"{definition.name}_{suffix}"
+    return kernel_of(name, dtype, threads, build, {**FIELDS, **COMMON_FIELDS}, NUMBERS)
+
+
+def _build(definition: Definition, dtype: str, share: Share, constants: tuple) -> Callable:
+    """Give the names in the functions above their meanings, one after the other."""
+    real = COMPUTED[dtype]
+    made = {
+        **runtime.names(dtype, share),
+        **dict(constants),
+        "loss": of_type(stated(definition), real),
+        "hinge": of_type(cast(Callable, definition.hinge), real),
+    }
+    for function in WRITTEN:
+        made[function.__name__] = device(binding.rebind(function, made))
+    return binding.rebind(multilabel_margin_loss, made)
+
+
+WRITTEN = (count_up, copied, sort, sum_up, below, by_pairs, by_order)
+# The places of the integers, by their names.
+FIELDS = {
+    "values": VALUE,
+    "rows": pairs.ROWS,
+    "columns": pairs.CLASSES,
+    "input": pairs.INPUT,
+    "input_row_step": pairs.ROW_STEP,
+    "input_step": pairs.CLASS_STEP,
+    "target": pairs.TARGET,
+    "grad_input": pairs.GRADIENT,
+    "grad_output": pairs.GRAD_OUTPUT_PLACE,
+    "grad_output_row_step": pairs.GRAD_OUTPUT_STEP,
+    "memory": MEMORY,
+}
+NUMBERS = {"value_factor": VALUE_SCALE, "gradient_factor": GRADIENT_SCALE}
+
+
 def source() -> str:
     """Give the source of the kernel, which is written by hand."""
-    written = (copied, sort, sum_up, below, by_pairs, by_order, template)
-    return "\n\n".join(inspect.getsource(function) for function in written)
+    written = (*WRITTEN, multilabel_margin_loss)
+    return "\n\n".join(getsource(function) for function in written)

@@ -8,11 +8,10 @@ import numpy as np
 
 from nbloss.codegen.blocks import FLOATS, INTEGERS, VALUE_SCALE
 from nbloss.engine.backend import DeviceBackend
-from nbloss.engine.cuda import driver, errors, grid, groups, runtime
-from nbloss.engine.cuda.compiler import Kernel, computed, kernel, kernel_of
+from nbloss.engine.cuda import driver, errors, grid, runtime
+from nbloss.engine.cuda.compiler import Kernel, computed, kernel_of
 from nbloss.engine.cuda.driver import PARAMETERS
-from nbloss.engine.patterns import common
-from nbloss.engine.patterns.common import VALUE, Blocks
+from nbloss.engine.patterns.common import VALUE
 from nbloss.engine.plan import At, Request, order
 
 # The last integers of a block: memory in which blocks leave numbers for others to add up, first
@@ -101,44 +100,6 @@ class Plan:
             if errors.BLOCKING and not xp.is_capturing():
                 driver.synchronize(stream)
                 errors.raise_found()
-
-
-def specialize(
-    template: Any,
-    scalars: dict[str, Any],
-    request: Request,
-    laid: Blocks,
-    threads: int,
-    helpers: tuple = (),
-    **flags: Any,
-) -> Kernel:
-    """Give the kernel of a template for one way of using it.
-
-    Parameters
-    ----------
-    template, scalars, helpers, **flags
-        As for :func:`nbloss.engine.compiler.worker`.
-    request : Request
-    laid : Blocks
-    threads : int
-        Of a block, which takes a row.
-    """
-    return kernel(
-        template,
-        scalars,
-        request.dtype,
-        threads,
-        (*groups.FOLDS, groups.report, *helpers),
-        **groups.flags(grid.WARP, threads, threads),
-        **common.uses(request, laid),
-        **{
-            "VALUE": VALUE,
-            "PARTIALS_AT": PARTIALS_AT,
-            "COUNT": COUNT,
-            "WEIGHT_BLOCKS": WEIGHT_BLOCKS,
-        },
-        **flags,
-    )
 
 
 def planned(

@@ -153,6 +153,7 @@ def of_numbers(dtype: str) -> dict[str, Any]:
         "int64": np.int64,
         "uint32": np.uint32,
         "uint64": np.uint64,
+        "int32": np.int32,
         "real": real,
         "zero": real(0.0),
         "inf": real(np.inf),
@@ -160,7 +161,8 @@ def of_numbers(dtype: str) -> dict[str, Any]:
         "stored": STORED[dtype],
         "widen": compiler.widen(dtype),
         "narrow": compiler.narrow(dtype),
-        "shuffle": compiler.vocabulary()["shuffle"],
+        "shuffle": compiler.shuffle(),
+        "add_one": compiler.add_one(),
         **{name: compiler.of_type(function, real) for name, function in OF_NUMBERS.items()},
     }
     if SIMULATED:
@@ -184,6 +186,7 @@ def names(dtype: str, share: Share, in_32_bits: bool = True) -> dict[str, Any]:
     warps, few = share.threads // share.warp, share.threads_per_row
     made |= {
         "THREADS": share.threads,
+        "WARP": share.warp,
         "WARPS": warps,
         "ROWS_PER_BLOCK": share.rows_per_block,
         "THREADS_PER_ROW": few,
@@ -203,7 +206,8 @@ def names(dtype: str, share: Share, in_32_bits: bool = True) -> dict[str, Any]:
         elif few <= share.warp:
             of_few = bound(fold_of_warp, WIDTH=few, merge=merge)
             row = bound(fold_of_few, fold_of_warp=of_few)
-        made |= {f"{kind}_over_block": block, f"{kind}_over_row": row}
+        made |= {f"{kind}_over_warp": of_warp, f"{kind}_over_block": block}
+        made[f"{kind}_over_row"] = row
     for function in SHARED:
         made[function.__name__] = bound(function)
     return made

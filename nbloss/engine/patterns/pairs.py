@@ -37,7 +37,8 @@ from nbloss.engine.problem import Problem
     LENGTH,
     PER_SEARCH,
     PER_BOUND,
-) = range(FIRST_INTEGER, FIRST_INTEGER + 12)
+    GRAD_OUTPUT_STEP,
+) = range(FIRST_INTEGER, FIRST_INTEGER + 13)
 
 # What it costs to have the labels in order, measured in pairs: for each class and each bit of the
 # number of labels, and for each number that is sorted.
@@ -211,6 +212,7 @@ def blocks(request: Request) -> Blocks | None:
             chunks.SEGMENT,
             SEARCHING,
             SORTING,
+            common.step_of_grad_output(request),
         ),
         (scale, scale / max(classes, 1)),
         rows,
