@@ -139,4 +139,5 @@ def _defined(
         )
     if function is None:
         return lambda given: decorator(given, **options)
-    return getattr(functional, define(function, **options).name)
+    # torch's autocast knows nothing of it: it computes in the type that it is given.
+    return getattr(functional, define(function, autocast=(), **options).name)

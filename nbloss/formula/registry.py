@@ -81,7 +81,7 @@ class Definition:
     row_formulas: tuple[Formula, ...] = ()
     optional: tuple[str, ...] = ()
     of_distances: "Definition | None" = None
-    autocast: tuple[str, ...] = ()
+    autocast: tuple[str, ...] = ("cpu", "cuda")
     targets: tuple[float, ...] = ()
     is_compiled_wrongly: bool = False
 
@@ -192,6 +192,7 @@ def rowwise(
     module: str | None = None,
     derivatives: Mapping[str, Callable] | None = None,
     check: bool = True,
+    **facts: Any,
 ) -> Any:
     """Define a loss by the formula of one row, which lies along the last dimension.
 
@@ -201,7 +202,7 @@ def rowwise(
         Gives the value of the row. Its arguments without a default are the operands: rows, unless
         they are annotated with :class:`~nbloss.formula.trace.Index`, ``PerRow`` or ``PerColumn``.
         Those with a float as default are parameters, those with another default options.
-    module, derivatives, check
+    module, derivatives, check, **facts
         As for :func:`pointwise`.
 
     Raises
@@ -212,7 +213,9 @@ def rowwise(
         If the name is that of a loss of nbloss.
     """
     if function is None:
-        return functools.partial(rowwise, module=module, derivatives=derivatives, check=check)
+        return functools.partial(
+            rowwise, module=module, derivatives=derivatives, check=check, **facts
+        )
     symbolic = trace.formula(function, True, derivatives)
     check_formula(symbolic)
     floats = tuple(n for n, kind in symbolic.operands.items() if kind in ("element", "per_row"))
@@ -233,6 +236,7 @@ def rowwise(
             symbolic.parameters,
             with_derivative(symbolic, floats),
             module or camel_case(function.__name__),
+            **facts,
         )
     )
 

@@ -5,7 +5,7 @@ from nbloss.formula.registry import classes
 from nbloss.formula.trace import Index, PerColumn
 
 
-@classes(module="NLLLoss", sparse_gradient=True, autocast=("cpu", "cuda"))
+@classes(module="NLLLoss", sparse_gradient=True)
 def nll_loss(input, target: Index, weight: PerColumn):
     """Give what the target class costs: nothing if it is certain."""
     own_weight = weight[target]
@@ -25,7 +25,6 @@ def cross_entropy_of_probabilities(
     module="CrossEntropyLoss",
     of_probabilities=cross_entropy_of_probabilities,
     saves_operands=False,
-    autocast=("cpu", "cuda"),
 )
 def cross_entropy(input, target: Index, weight: PerColumn, label_smoothing=0.0, smoothed=False):
     """Give what the target class costs, of which smoothing spreads a part over all classes."""

@@ -9,7 +9,6 @@ from nbloss.losses.kink import AT_KINK
     module="MarginRankingLoss",
     saves_operands=False,
     targets=(-1.0, 1.0),
-    autocast=("cpu", "cuda"),
 )
 def margin_ranking_loss(input1, input2, target, margin=0.0):
     """Give what is missing for two scores to be in order; ``target`` is 1 or -1, and says which."""

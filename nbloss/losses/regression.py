@@ -4,7 +4,7 @@ from nbloss.formula.primitives import absolute, where
 from nbloss.formula.registry import pointwise
 
 
-@pointwise(module="HuberLoss", optional=("weight",), autocast=("cpu", "cuda"))
+@pointwise(module="HuberLoss", optional=("weight",))
 def huber_loss(input, target, weight, delta=1.0):
     """A parabola within ``delta`` of the target, and the tangents at its ends beyond."""
     error = input - target

@@ -12,7 +12,7 @@ def margin_of_distances(positive_distance, negative_distance, margin=1.0):
     return hinge(margin + positive_distance - negative_distance, at=AT_KINK)
 
 
-@triplet(of_distances=margin_of_distances, saves_operands=False, autocast=("cpu", "cuda"))
+@triplet(of_distances=margin_of_distances, saves_operands=False)
 def triplet_margin_loss(
     anchor,
     positive,
