@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 
 import nbloss
+from checked_memory import Memory, interpreted
 from formulas import COLUMNS, PARAMETERS, ROWS, formulas, operands
-from nbloss.codegen import emit_cpu, layout, runtime
+from nbloss.codegen import layout, runtime
 from nbloss.codegen.blocks import FLOATS, INTEGERS
 from nbloss.codegen.spec import GRAD_OUTPUT, RESERVED, Spec, identifier
 from nbloss.engine import kernels as compiling
@@ -29,63 +30,6 @@ SCALE = 0.5
 @numba.njit
 def run(kernel, integers, floats, chunks):
     run_chunks(0, kernel, integers, floats, chunks)
-
-
-class Memory:
-    """The arrays of a kernel, and nothing else, for kernels that are run as they are written."""
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays = arrays
-
-    def pointer(self, address: int, dtype: Any) -> "CheckedPointer":
-        for array in self.arrays.values():
-            begin = array.ctypes.data
-            if begin <= address <= begin + array.nbytes and array.dtype == np.dtype(dtype):
-                return CheckedPointer(array.reshape(-1), (address - begin) // array.itemsize)
-        raise IndexError(f"no array of {dtype} lies at {address}")
-
-    def read_once(self, address: int) -> int:
-        return int(self.pointer(address, np.int64)[0])
-
-
-class CheckedPointer:
-    """A place in an array, from which only the array's own numbers can be reached."""
-
-    def __init__(self, array: np.ndarray, place: int) -> None:
-        self.array, self.start = array, place
-
-    def at(self, place: int) -> int:
-        if not 0 <= self.start + place < self.array.size:
-            raise IndexError(f"{self.start + place} of {self.array.size}")
-        return int(self.start + place)
-
-    def __getitem__(self, place: int) -> Any:
-        return self.array[self.at(place)]
-
-    def __setitem__(self, place: int, value: Any) -> None:
-        self.array[self.at(place)] = value
-
-    def offset(self, count: int) -> "CheckedPointer":
-        return CheckedPointer(self.array, self.start + count)
-
-
-def interpreted(spec: Spec, memory: Memory) -> Callable[..., None]:
-    """The kernel of a specification as plain Python, whose every access is checked."""
-    scope = {
-        **runtime.names(spec.dtype),
-        **runtime.interpreted(spec.dtype),
-        "pointer": memory.pointer,
-        "read_once": memory.read_once,
-        "offset": CheckedPointer.offset,
-        "stack": lambda size, dtype: np.full(size, 77, dtype),
-    }
-    exec(emit_cpu.source(spec), scope)
-    kernel = scope[spec.name]
-    return lambda integers, floats, chunk: kernel(
-        runtime.InterpretedFields(integers, spec.fields),
-        runtime.InterpretedFields(floats, spec.numbers),
-        chunk,
-    )
 
 
 def computed(
@@ -108,13 +52,14 @@ def computed(
     chunks = -(-rows * tiles // 2)
     arrays["partials"] = np.zeros(max(chunks, 1))
     integers, floats = np.zeros(INTEGERS, np.int64), np.zeros(FLOATS)
-    places = spec.fields
+    memory, places = Memory(), spec.fields
     sizes = {"rows": rows, "columns": columns, "rows_per_chunk": 2, "spatial_size": spatial, **more}
     for name, place in places.items():
         if name in sizes:
             integers[place] = sizes[name]
         elif name in arrays:
-            integers[place] = arrays[name].ctypes.data
+            array, is_output = arrays[name], name not in given
+            integers[place] = array.ctypes.data if is_compiled else memory.add(array, is_output)
         elif name.endswith("_row_step"):
             of = arrays[name.removesuffix("_row_step")]
             integers[place] = of.size // max(rows, 1)
@@ -127,9 +72,11 @@ def computed(
         kernel = compiling.kernel(spec)
         run(kernel, integers.ctypes.data, floats.ctypes.data, chunks)
     else:
-        kernel = interpreted(spec, Memory(arrays))
+        kernel = interpreted(spec, memory)
+        memory.begin_stage()
         with np.errstate(all="ignore"):
             for chunk in range(chunks):
+                memory.begin_chunk()
                 kernel(integers, floats, chunk)
     value = arrays["values"] if spec.value == "each" else arrays["partials"].sum()
     return value, {name: arrays[f"grad_{name}"] for name in spec.needs_grad}
