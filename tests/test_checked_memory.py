@@ -28,7 +28,7 @@ from nbloss.engine.patterns import common, labels, rows
 from nbloss.engine.plan import Plan
 from nbloss.formula.registry import LOSSES
 from own_loss import own_losses
-from test_losses import FIRST, error
+from test_losses import EPS, FIRST, error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")
 # How far off results may be, in roundings of their type at the size of the largest, or of 1.
@@ -36,7 +36,7 @@ ROUNDINGS = 32
 TRUE_SIZES = {name: getattr(chunks, name) for name in ("SEGMENT", "CHUNK", "TILE")}
 
 
-def is_close(result: Tensor, truth: Any, dtype: str, roundings: int) -> bool:
+def is_close(result: Tensor, truth: Any, dtype: str, roundings: float) -> bool:
     off = error(result.detach().double(), truth, dtype)
     largest = np.nan_to_num(np.abs(truth), posinf=0.0).max(initial=0.0)
     return off * min(max(largest, 1e-3), 1.0) < roundings
@@ -221,13 +221,15 @@ def check(
                     value, [tensors[name] for name in needed], above, retain_graph=True
                 )
                 truth = case.gradients(made, reduction, above.double().numpy())
+                # What the oracle has by finite differences is good to eight digits or so.
+                slack = roundings if case.exact else roundings + 1e-7 / EPS[dtype]
                 for name, mine in zip(needed, found, strict=True):
-                    assert is_close(mine, truth[name], dtype, roundings)
+                    assert is_close(mine, truth[name], dtype, slack)
 
 
 EMITTED = [case for case in CASES if LOSSES[case.loss].pattern != "pairs"]
 FLAT = [case for case in EMITTED if max(x.ndim for x in case.make().values()) > 1]
-PLAINEST = [case for case in FLAT if case.name in ("plain", "2d", "3d", "default")]
+PLAINEST = [case for case in FLAT if case.exact and case.name in ("plain", "2d", "3d", "default")]
 CHOSEN = [
     *((case, "float32", "contiguous") for case in EMITTED),
     *(
@@ -294,7 +296,7 @@ def test_nothing_is_touched_where_there_is_nothing(
 @pytest.mark.parametrize("layout", ["contiguous", *LAYOUTS])
 @pytest.mark.parametrize(
     "case",
-    [case for case in FLAT if not case.loss.startswith(("nll", "triplet"))],
+    [case for case in FLAT if case.exact and not case.loss.startswith(("nll", "triplet"))],
     ids=lambda case: case.id,
 )
 def test_diagonals_of_the_hessian(case: Case, layout: str, calls: Calls) -> None:
