@@ -132,5 +132,5 @@ def load(path: Path) -> Results:
     data = json.loads(path.read_text())
     seconds, moved = by_workload(data["speed"])
     return Results(
-        data["machine"], seconds, moved, data["first calls"], data["memory"], data.get("held", [])
+        data["machine"], seconds, moved, data["first calls"], data["memory"], data["held"]
     )
