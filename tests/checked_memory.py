@@ -2,7 +2,7 @@
 
 Every array lies at an address that is made up, in a range that is its own: a pointer that has left
 its array reaches nothing, however close another one lies in truth. Of an array with gaps only the
-elements are there. What is written down besides: that nobody stores to what is given, that nothing
+elements are there. What is written down besides: that no kernel stores to what is given, that nothing
 is read before it is stored, and that no chunk touches what another chunk of its stage has stored,
 so that it does not matter which of them comes first.
 """

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fill what the backends allocate with NaN, so that a place that nobody wrote to shows."""
+    """Fill what the backends allocate with NaN, so that a place that was not written to shows."""
     for backend in (numpy_backend, torch_backend):
         for name in ("empty", "empty_like", "large"):
             make = getattr(backend, name)

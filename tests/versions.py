@@ -17,5 +17,5 @@ def since(*release: int) -> "pytest.MarkDecorator":
     """Mark what torch itself does, or says, in another way before a release."""
     import pytest  # not above: the documentation reads the registry of cases, and has no pytest
 
-    needs_grad = ".".join(map(str, release))
-    return pytest.mark.skipif(release > TORCH, reason=f"torch is another before {needs_grad}")
+    number = ".".join(map(str, release))
+    return pytest.mark.skipif(release > TORCH, reason=f"torch is another before {number}")
