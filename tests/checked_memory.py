@@ -2,9 +2,9 @@
 
 Every array lies at an address that is made up, in a range that is its own: a pointer that has left
 its array reaches nothing, however close another one lies in truth. Of an array with gaps only the
-elements are there. What is written down besides: that no kernel stores to what is given, that nothing
-is read before it is stored, and that no chunk touches what another chunk of its stage has stored,
-so that it does not matter which of them comes first.
+elements are there. The memory also sees that no kernel stores to what is given, that nothing is
+read before it is stored, and that no chunk touches what another chunk of its stage has stored, so
+that it does not matter which of them comes first.
 """
 
 import functools

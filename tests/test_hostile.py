@@ -36,7 +36,7 @@ for row in CALLS:
 Function = Callable[..., Any]
 
 
-def validate(calls: Iterable[Call], check: Callable[[Call], None]) -> None:
+def check_all(calls: Iterable[Call], check: Callable[[Call], None]) -> None:
     """Check every call of a group, and report all that fail."""
     failures = []
     for one in calls:
@@ -97,7 +97,7 @@ def check_tensors(row: Call) -> None:
 @since(2, 13)  # whose errors ours are
 @pytest.mark.parametrize("label", GROUPS)
 def test_tensors(label: str) -> None:
-    validate(GROUPS[label], check_tensors)
+    check_all(GROUPS[label], check_tensors)
 
 
 def as_array(value: Any) -> Any:
@@ -133,7 +133,7 @@ def check_arrays(row: Call) -> None:
 
 @pytest.mark.parametrize("label", GROUPS)
 def test_arrays(label: str) -> None:
-    validate(filter(arrays_make_sense, GROUPS[label]), check_arrays)
+    check_all(filter(arrays_make_sense, GROUPS[label]), check_arrays)
 
 
 def check_gradients(row: Call) -> None:
@@ -142,7 +142,7 @@ def check_gradients(row: Call) -> None:
 
 @pytest.mark.parametrize("label", GROUPS)
 def test_gradients(label: str) -> None:
-    validate((row for row in GROUPS[label] if row.error is None), check_gradients)
+    check_all((row for row in GROUPS[label] if row.error is None), check_gradients)
 
 
 # --- arrays that NumPy alone can make -----------------------------------------------------------
