@@ -1,6 +1,7 @@
 """The same definitions as kernels for CUDA.
 
 :mod:`~nbloss.engine.cuda.compiler` is the one module that knows the compiler, and
-:mod:`~nbloss.engine.cuda.driver` the one that knows the driver. The templates, a module for each
-pattern, are written in CUDA's own words (threads, blocks, shared memory) and call the formulas.
+:mod:`~nbloss.engine.cuda.driver` the one that knows the driver. Kernels are emitted by
+:mod:`nbloss.codegen.emit_cuda`, but for the one in :mod:`~nbloss.engine.cuda.pairs`; what they call
+is in :mod:`~nbloss.engine.cuda.runtime`.
 """

@@ -1,11 +1,11 @@
-"""From a template to a kernel's machine code: the one module that knows the compiler.
+"""From a function to a kernel's machine code: the one module that knows the compiler.
 
 That is numba-cuda, which has its own copy of Numba's compiler with NVVM behind it. It needs no
-device. Every kernel has one signature, ``kernel(integers, floats)``: a block of integers
+device. Every kernel has one signature, ``kernel(call, numbers)``: a block of integers
 (addresses, sizes, strides) and one of numbers of the computing type, which are the kernel's
 parameters one by one. What shapes the machine code is fixed when it is compiled.
 
-With ``NUMBA_ENABLE_CUDASIM=1`` the templates run as plain Python, in numba-cuda's simulator.
+With ``NUMBA_ENABLE_CUDASIM=1`` the kernels run as plain Python, in numba-cuda's simulator.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,14 @@ class Kernel:
     build : function
         Gives what each thread does, a function of two blocks of numbers.
     blocks : tuple of type
-        The types of these blocks: plain tuples, or such with names.
+        The types of these blocks: tuples with names.
     """
 
     name: str
     dtype: str
     threads: int
     build: Callable[[], Callable]
-    blocks: tuple[type, type] = (tuple, tuple)
+    blocks: tuple[type, type]
 
 
 def kernel_of(
@@ -124,11 +124,6 @@ def _named(title: str, places: dict[str, int], count: int) -> type:
     return namedtuple(title, [names.get(k, f"unused_{k}") for k in range(count)])
 
 
-def block(kind: type, numbers: Sequence) -> tuple:
-    """Give a block of numbers its type."""
-    return tuple(numbers) if kind is tuple else kind(*numbers)
-
-
 digest = binding.digest
 
 
@@ -138,7 +133,7 @@ def function(kernel: Kernel) -> Callable:
     return kernel.build()
 
 
-# --- what templates are written in ----------------------------------------------------------------
+# --- what kernels call ----------------------------------------------------------------------------
 
 
 @functools.cache
@@ -261,7 +256,7 @@ def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
     types = part("types")
     number = getattr(types, memory.COMPUTED[kernel.dtype].__name__)
     given = [
-        types.UniTuple(kind, count) if block is tuple else types.NamedUniTuple(kind, count, block)
+        types.NamedUniTuple(kind, count, block)
         for kind, count, block in zip(
             (types.int64, number), (INTEGERS, FLOATS), kernel.blocks, strict=True
         )
@@ -332,11 +327,11 @@ def _path(kernel: Kernel, capability: tuple[int, int]) -> Path | None:
 
 def simulated(kernel: Kernel) -> Callable:
     """Give a kernel that the simulator runs."""
-    template, kinds = device(function(kernel)), kernel.blocks
+    inner, (call, numbers) = device(function(kernel)), kernel.blocks
 
     def quiet(integers, floats):
         with np.errstate(all="ignore"):  # each thread has its own
-            template(block(kinds[0], integers), block(kinds[1], floats))
+            inner(call(*integers), numbers(*floats))
 
     return part().jit(quiet)
 

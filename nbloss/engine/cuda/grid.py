@@ -21,7 +21,7 @@ STRIP = 2 if SIMULATED else 4
 KEPT = 4 if SIMULATED else 16  # how many of a row a thread keeps
 MOST_UNROLLED = 300  # instructions, beyond which the compiler leaves a loop over a strip
 PER_THREAD = 2 if SIMULATED else 8  # of a row that takes more than a warp
-# Where rows lie across the memory: threads that fill a device, lanes of a row at most, and rows
+# Where rows lie across the memory: threads that fill a device, threads of a row at most, and rows
 # side by side at least, which share what is read at once.
 FULL = 1 << 17
 MOST_ACROSS = 4 if SIMULATED else 128

@@ -1,5 +1,5 @@
-"""How a definition becomes a kernel: a module for each kind of formula.
+"""How the work of a loss is laid out: by elements, rows, classes, or pairs of classes.
 
-Each holds a template (what one chunk does, in Python that Numba compiles), compiles it for a
-definition (``kernel``), and decides how the memory is walked (``make_plan``).
+Each pattern says what there is to do for a request (``work``); the kernels are emitted from the
+formulas. Pairs have loops that are written by hand, and a plan of their own (``make_plan``).
 """
